@@ -1,0 +1,1 @@
+"""What we do with events: the topology, the worker, and one folder a domain."""

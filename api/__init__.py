@@ -1,0 +1,1 @@
+"""HTTP in: validates, wraps, produces, answers. Knows nothing of agents or tables."""

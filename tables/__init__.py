@@ -1,0 +1,1 @@
+"""What we remember: one module a domain, declarations only."""

@@ -1,66 +1,70 @@
-"""Keyed hashes in place of persons: e-mail, phone and document leave the edge and the worker only as these.
+"""People become keyed hashes here, at the edge and in the normaliser, before anything is stored.
 
-One key a tenant, derived from the master key, so that equal persons of two tenants have unequal hashes.
+The same person gives the same hash within a tenant, so a sale finds its click; across tenants the hashes differ,
+and without the master key nobody can test a guess against them.
 """
 
+import hashlib
 import hmac
-import unicodedata
 from functools import lru_cache
-from hashlib import sha256
+from typing import Final
 
 import phonenumbers
-from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-KEY_BYTES = 32
-TENANT_KEYS_MAX = 10_000  # derived keys held; one is 32 bytes, deriving one costs about 20 us
-TEXT_CHARS_MAX = 320  # the longest e-mail address there can be (64 + @ + 255)
-PHONE_REGION = "BR"  # of numbers written without a country code
-DOCUMENT_LENGTHS = (11, 14)  # CPF, CNPJ
+from app.sealing import derive
+
+DEFAULT_REGION: Final = "BR"  # a number without a country code is read as Brazilian: who uses Afluente sells there
+EMAIL_CHARACTERS_MAX: Final = 320  # 64 + @ + 255
+PHONE_CHARACTERS_MAX: Final = 64  # with every separator a form lets through
+DOCUMENT_CHARACTERS_MAX: Final = 64
+TENANT_KEYS_MAX: Final = 10_000  # derived keys kept in memory, 32 bytes each
 
 
 class Pseudonymiser:
-    """Turns personal text into 64 hex digits; empty or invalid text into an empty string."""
+    """Keyed hashes of e-mail, phone and document: 64 hex digits, or "" for what is none. Holds no text it saw."""
+
+    __slots__ = ("_key_of",)
 
     def __init__(self, master_key: bytes) -> None:
-        @lru_cache(maxsize=TENANT_KEYS_MAX)
-        def tenant_key(tenant_id: str) -> bytes:
-            info = f"afluente/pseudonym/{tenant_id}".encode()
-            return HKDF(algorithm=SHA256(), length=KEY_BYTES, salt=None, info=info).derive(master_key)
-
-        self._tenant_key = tenant_key
+        self._key_of = lru_cache(maxsize=TENANT_KEYS_MAX)(
+            lambda tenant_id: derive(master_key, "pseudonym", tenant_id.encode())
+        )
 
     def email(self, tenant_id: str, text: str) -> str:
-        """The hash of an e-mail address, whatever its case and the space around it."""
-        address = unicodedata.normalize("NFKC", text[: TEXT_CHARS_MAX + 1]).strip().casefold()
-        local, at, domain = address.rpartition("@")
-        if not at or not local or not domain or len(address) > TEXT_CHARS_MAX or any(map(str.isspace, address)):
+        """Hash of the address, stripped and in lower case; "" when it cannot be one."""
+        address = text.strip().lower()
+        local, _, domain = address.rpartition("@")
+        if not local or not domain or len(address) > EMAIL_CHARACTERS_MAX or any(c.isspace() for c in address):
             return ""
         return self._hash(tenant_id, "email", address)
 
     def phone(self, tenant_id: str, text: str) -> str:
-        """The hash of a phone number in E.164, however it was written."""
-        try:
-            number = phonenumbers.parse(text[: TEXT_CHARS_MAX + 1], PHONE_REGION)
-        except phonenumbers.NumberParseException:
+        """Hash of the number in E.164; "" when it is no possible number."""
+        if len(text) > PHONE_CHARACTERS_MAX:
             return ""
-        if not phonenumbers.is_valid_number(number):
-            return ""
-        return self._hash(
-            tenant_id, "phone", phonenumbers.format_number(number, phonenumbers.PhoneNumberFormat.E164)
-        )
+        number = _e164(text)
+        return self._hash(tenant_id, "phone", number) if number else ""
 
     def document(self, tenant_id: str, text: str) -> str:
-        """The hash of a CPF or CNPJ without its punctuation."""
-        plain = "".join(letter for letter in text[: TEXT_CHARS_MAX + 1] if letter.isalnum()).upper()
-        if len(plain) not in DOCUMENT_LENGTHS or not plain.isascii():
+        """Hash of a CPF, CNPJ or foreign document: letters and digits only, upper case; "" when nothing is left."""
+        if len(text) > DOCUMENT_CHARACTERS_MAX:
             return ""
-        return self._hash(tenant_id, "document", plain)
+        document = "".join(c for c in text.upper() if c.isalnum())
+        return self._hash(tenant_id, "document", document) if document else ""
 
-    def _hash(self, tenant_id: str, kind: str, text: str) -> str:
-        # The kind is part of what is hashed: a document that looks like a phone number stays apart from it.
-        try:
-            plain = f"{kind}:{text}".encode()
-        except UnicodeEncodeError:
-            return ""
-        return hmac.digest(self._tenant_key(tenant_id), plain, sha256).hex()
+    def _hash(self, tenant_id: str, kind: str, normalised: str) -> str:
+        # The kind goes in, so that a phone never equals a document of the same digits.
+        return hmac.new(self._key_of(tenant_id), f"{kind}:{normalised}".encode(), hashlib.sha256).hexdigest()
+
+    def __repr__(self) -> str:
+        return "Pseudonymiser(...)"
+
+
+def _e164(text: str) -> str:
+    try:
+        number = phonenumbers.parse(text, DEFAULT_REGION)
+    except phonenumbers.NumberParseException:
+        return ""
+    if not phonenumbers.is_possible_number(number):
+        return ""
+    return phonenumbers.format_number(number, phonenumbers.PhoneNumberFormat.E164)

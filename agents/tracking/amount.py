@@ -30,9 +30,7 @@ EPOCH_MS_MAX = 253_402_300_799_999  # the last millisecond of the year 9999
 BRASILIA = timezone(timedelta(hours=-3))  # no daylight saving since 2019
 CLOCK_SKEW_MAX = timedelta(minutes=5)
 LOCAL_TIME = re.compile(r"\d{4}-\d{2}-\d{2} \d{2}:\d{2}(:\d{2})?", re.ASCII)
-RFC3339 = re.compile(
-    r"(\d{4}-\d{2}-\d{2})[Tt ](\d{2}:\d{2}:\d{2})(\.\d{1,9})?([Zz]|[+-]\d{2}:\d{2})", re.ASCII
-)
+RFC3339 = re.compile(r"(\d{4}-\d{2}-\d{2})[Tt ](\d{2}:\d{2}:\d{2})(\.\d{1,9})?([Zz]|[+-]\d{2}:\d{2})", re.ASCII)
 
 
 def currency(part: Part, name: str, default: str = "") -> str:

@@ -52,7 +52,9 @@ def read(body: Part, received_at: datetime) -> Sale:
         native_type=native_type,
         order_id=_order_id(event_type, stated, purchase, subscription),
         # The club's events spell it differently. It is the event's own time, so a re-sent event keeps it.
-        occurred_at=time_of_epoch_ms(body, "creationDate" if body.has("creationDate") else "creation_date", received_at),
+        occurred_at=time_of_epoch_ms(
+            body, "creationDate" if body.has("creationDate") else "creation_date", received_at
+        ),
         product_id=product.text("id"),
         product_name=product.text("name"),
         money=_money(event_type, purchase),

@@ -36,7 +36,7 @@ def sale_event(webhook: Mapping[str, Any], pseudonymiser: Pseudonymiser) -> dict
         raise Poison("unknown_gateway", f"gateway must be one of {', '.join(READERS)}")
     received_at = webhook["received_at"]
     sale = reader(parse(webhook["body"]), received_at)
-    if sale.money is None and sale.event_type in WITH_AMOUNT and gateway != Gateway.HOTMART:
+    if sale.money is None and sale.event_type in WITH_AMOUNT:
         raise Poison("missing_field", f"an event of type {sale.event_type} must say its amount and currency")
     tenant_id = webhook["tenant_id"]
     return {

@@ -12,6 +12,7 @@ AMOUNT_DIGITS_MAX = 14  # before the point: Decimal(18, 4) in Avro and ClickHous
 AMOUNT_SCALE = 4  # after the point
 ID_CHARS_MAX = 256  # an order, product or session id; the longest seen is a UUID with a prefix
 TEXT_CHARS_MAX = 2_048  # a name or a tracking parameter; what is longer is not one
+UTM = ("utm_source", "utm_medium", "utm_campaign", "utm_term", "utm_content")
 CLICK_ID_PREFIX = "afl_"  # a click id says so itself, so that it can travel in a gateway's free parameters
 
 
@@ -57,18 +58,18 @@ WITHOUT_ORDER = frozenset(
 WITH_AMOUNT = frozenset({EventType.ORDER_APPROVED, EventType.SUBSCRIPTION_RENEWED, EventType.ORDER_REFUNDED})
 
 # ISO 4217, active codes of money people pay with (funds, metals and test codes left out).
-CURRENCIES = frozenset(
+_CODES = (
     "AED AFN ALL AMD AOA ARS AUD AWG AZN BAM BBD BDT BGN BHD BIF BMD BND BOB BRL BSD BTN BWP BYN BZD CAD CDF CHF CLP "
     "CNY COP CRC CUP CVE CZK DJF DKK DOP DZD EGP ERN ETB EUR FJD FKP GBP GEL GHS GIP GMD GNF GTQ GYD HKD HNL HTG HUF "
     "IDR ILS INR IQD IRR ISK JMD JOD JPY KES KGS KHR KMF KPW KRW KWD KYD KZT LAK LBP LKR LRD LSL LYD MAD MDL MGA MKD "
     "MMK MNT MOP MRU MUR MVR MWK MXN MYR MZN NAD NGN NIO NOK NPR NZD OMR PAB PEN PGK PHP PKR PLN PYG QAR RON RSD RUB "
     "RWF SAR SBD SCR SDG SEK SGD SHP SLE SOS SRD SSP STN SVC SYP SZL THB TJS TMT TND TOP TRY TTD TWD TZS UAH UGX USD "
-    "UYU UZS VED VES VND VUV WST XAF XCD XCG XOF XPF YER ZAR ZMW ZWG".split()
+    "UYU UZS VED VES VND VUV WST XAF XCD XCG XOF XPF YER ZAR ZMW ZWG"
 )
+CURRENCIES = frozenset(_CODES.split())
 # Their minor unit is not a hundredth, so a number of "cents" in them cannot be read with certainty.
-CURRENCIES_WITHOUT_CENTS = frozenset(
-    "BHD BIF CLP DJF GNF IQD ISK JOD JPY KMF KRW KWD LYD OMR PYG RWF TND UGX VND VUV XAF XOF XPF".split()
-)
+_CODES = "BHD BIF CLP DJF GNF IQD ISK JOD JPY KMF KRW KWD LYD OMR PYG RWF TND UGX VND VUV XAF XOF XPF"
+CURRENCIES_WITHOUT_CENTS = frozenset(_CODES.split())
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +85,7 @@ class Buyer:
     """Who bought, in clear: lives only between reading and hashing, and never in a repr."""
 
     email: str = field(default="", repr=False)
-    phones: tuple[str, ...] = field(default=(), repr=False)  # spellings to try, the likeliest first
+    phone: str = field(default="", repr=False)
     document: str = field(default="", repr=False)
 
 

@@ -60,15 +60,16 @@ def amount_of_text(part: Part, name: str) -> Decimal:
     return _exact(Decimal(value), part, name)
 
 
-def money_of_cents(part: Part, name: str, code: str) -> Money:
-    """A whole number of hundredths, as a number or as digits."""
+def money_of_cents(part: Part, name: str, currency_name: str, default: str) -> Money:
+    """A whole number of hundredths, as a number or as digits, in the currency another field names."""
+    code = currency(part, currency_name, default)
     value = part.fields.get(name)
     if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) <= len(str(CENTS_MAX)):
         value = int(value)
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= CENTS_MAX:
         part.refuse("bad_amount", name, f"a whole number of cents from 0 to {CENTS_MAX}")
     if code in CURRENCIES_WITHOUT_CENTS:
-        part.refuse("bad_currency", name, "in a currency that has cents")
+        part.refuse("bad_currency", currency_name, f"a currency with cents, since {name} counts them")
     return Money(Decimal(value).scaleb(-2).quantize(QUANTUM), code)
 
 

@@ -86,7 +86,7 @@ class Part:
                 raise Poison("unknown_field", f"{shown}: allowed here are {', '.join(names)}")
 
     def refuse(self, reason: str, name: str, allowed: str) -> NoReturn:
-        """This field makes the webhook poison."""
+        """Poison, because of the field of that name."""
         raise Poison(reason, f"{self.at(name)}: must be {allowed}")
 
 

@@ -9,8 +9,9 @@ from datetime import datetime
 
 from agents.tracking.amount import amount_of_text, currency, time_of_rfc3339
 from agents.tracking.body import Part, show
+from agents.tracking.click import CLICK_ID_CHARS_MAX, click_id_in
 from app.errors import Poison
-from schemas.tracking_sales import ID_CHARS_MAX, WITHOUT_ORDER, Buyer, EventType, Money, Sale, Tracking
+from schemas.tracking_sales import ID_CHARS_MAX, UTM, WITHOUT_ORDER, Buyer, EventType, Money, Sale, Tracking
 
 INSTALLMENTS_MAX = 999
 DETAILS = ("order_id", "amount", "currency", "product", "buyer", "tracking", "payment")
@@ -62,7 +63,7 @@ def _sale(stated: Part, event_type: EventType, native_type: str, occurred_at: da
         product_id=product.text("id"),
         product_name=product.text("name"),
         money=_money(stated),
-        buyer=Buyer(email=buyer.text("email"), phones=(buyer.text("phone"),), document=buyer.text("document")),
+        buyer=Buyer(email=buyer.text("email"), phone=buyer.text("phone"), document=buyer.text("document")),
         payment_method=payment.text("method"),
         installments=payment.whole("installments", INSTALLMENTS_MAX),
         tracking=_tracking(stated.part("tracking")),
@@ -78,6 +79,12 @@ def _money(stated: Part) -> Money | None:
 
 
 def _tracking(stated: Part) -> Tracking:
-    names = Tracking.__dataclass_fields__
-    stated.only(*names)
-    return Tracking(**{name: stated.text(name) for name in names})
+    stated.only("click_id", "session_id", "sck", "src", *UTM)
+    sck, src = stated.text("sck"), stated.text("src")
+    return Tracking(
+        click_id=stated.text("click_id", CLICK_ID_CHARS_MAX) or click_id_in(sck, src),
+        session_id=stated.text("session_id", ID_CHARS_MAX),
+        sck=sck,
+        src=src,
+        **{name: stated.text(name) for name in UTM},
+    )

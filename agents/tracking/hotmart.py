@@ -2,8 +2,11 @@
 
 from datetime import datetime
 
+import phonenumbers
+
 from agents.tracking.amount import amount_of_number, currency, time_of_epoch_ms
 from agents.tracking.body import Part, show
+from agents.tracking.click import click_id_in
 from app.errors import Poison
 from schemas.tracking_sales import Buyer, EventType, Money, Sale, Tracking
 
@@ -106,25 +109,31 @@ def _buyer(stated: Part, purchase: Part, subscription: Part) -> Buyer:
             country = (purchase if purchase.has("checkout_country") else stated).part("checkout_country").text("iso")
             return Buyer(
                 email=person.text("email"),
-                phones=_phones(person, country),
+                phone=_phone(person, country),
                 document=person.text("document"),
             )
     return Buyer()
 
 
-def _phones(person: Part, country: str) -> tuple[str, ...]:
-    """Spellings to try. The code field holds a country's or an area's code, or nothing of use; both are seen."""
+def _phone(person: Part, country: str) -> str:
+    """The number in E.164. The code field holds a country's or an area's code, or nothing of use: all are seen."""
     if isinstance(person.fields.get("phone"), dict):
         phone = person.part("phone")
-        return phone.text("dddCell") + phone.text("cell"), phone.text("dddPhone") + phone.text("phone")
-    number = person.text("checkout_phone") or person.text("phone")
-    code = person.text("checkout_phone_code").lstrip("+")
-    if not number:
-        return ()
-    if country in ("", BRAZIL):
-        return number, code + number, f"+{code}{number}"
-    return f"+{code}{number}", f"+{number.lstrip('+')}", number
+        number, code = phone.text("cell") or phone.text("phone"), phone.text("dddCell") or phone.text("dddPhone")
+    else:
+        number = person.text("checkout_phone") or person.text("phone")
+        code = person.text("checkout_phone_code").lstrip("+")
+    region = country if country in phonenumbers.SUPPORTED_REGIONS else BRAZIL
+    for spelling in (number, f"{code}{number}", f"+{code}{number}"):
+        try:
+            found = phonenumbers.parse(spelling, region)
+        except phonenumbers.NumberParseException:
+            continue
+        if phonenumbers.is_valid_number(found):
+            return phonenumbers.format_number(found, phonenumbers.PhoneNumberFormat.E164)
+    return ""
 
 
 def _tracking(origin: Part) -> Tracking:
-    return Tracking(sck=origin.text("sck"), src=origin.text("src"))
+    sck, src = origin.text("sck"), origin.text("src")
+    return Tracking(click_id=click_id_in(sck, src), sck=sck, src=src)

@@ -2,14 +2,16 @@
 
 from datetime import datetime
 
-from agents.tracking.amount import currency, money_of_cents, time_of_brasilia
+from agents.tracking.amount import money_of_cents, time_of_brasilia
 from agents.tracking.body import Part, show
+from agents.tracking.click import click_id_in
 from app.errors import Poison
-from schemas.tracking_sales import CLICK_ID_PREFIX, Buyer, EventType, Sale, Tracking
+from schemas.tracking_sales import UTM, Buyer, EventType, Sale, Tracking
 
 INSTALLMENTS_MAX = 999
 CURRENCY = "BRL"  # where it names none
 ABANDONED = "abandoned"  # the cart event has no type, only this status
+FREE_PARAMETERS = ("s1", "s2", "s3")  # the seller may put anything there
 WRAPPERS = ("order", "cart")  # what the panel's log, and some deliveries, put around the event
 
 EVENTS = {
@@ -49,7 +51,7 @@ def read(body: Part, received_at: datetime) -> Sale:
     product, customer, commissions = body.part("Product"), body.part("Customer"), body.part("Commissions")
     money = None
     if commissions.has("charge_amount"):
-        money = money_of_cents(commissions, "charge_amount", currency(commissions, "currency", CURRENCY))
+        money = money_of_cents(commissions, "charge_amount", "currency", CURRENCY)
     times = (TIMES.get(event_type, "updated_at"), "updated_at", "created_at")
     return Sale(
         event_type=event_type,
@@ -61,7 +63,7 @@ def read(body: Part, received_at: datetime) -> Sale:
         money=money,
         buyer=Buyer(
             email=customer.text("email"),
-            phones=(customer.text("mobile"),),
+            phone=customer.text("mobile"),
             document=customer.text("CPF") or customer.text("cnpj"),
         ),
         payment_method=body.text("payment_method"),
@@ -81,7 +83,7 @@ def _cart(body: Part, received_at: datetime) -> Sale:
         product_name=body.text("product_name"),
         buyer=Buyer(
             email=body.text("email"),
-            phones=(body.text("phone"),),
+            phone=body.text("phone"),
             document=body.text("cpf") or body.text("cnpj"),
         ),
         tracking=_tracking(body.part("TrackingParameters")),
@@ -89,14 +91,10 @@ def _cart(body: Part, received_at: datetime) -> Sale:
 
 
 def _tracking(parameters: Part) -> Tracking:
-    free = (parameters.text(name) for name in ("s1", "s2", "s3"))
+    sck, src = parameters.text("sck"), parameters.text("src")
     return Tracking(
-        click_id=next((text for text in free if text.startswith(CLICK_ID_PREFIX)), ""),
-        sck=parameters.text("sck"),
-        src=parameters.text("src"),
-        utm_source=parameters.text("utm_source"),
-        utm_medium=parameters.text("utm_medium"),
-        utm_campaign=parameters.text("utm_campaign"),
-        utm_term=parameters.text("utm_term"),
-        utm_content=parameters.text("utm_content"),
+        click_id=click_id_in(sck, src, *(parameters.text(name) for name in FREE_PARAMETERS)),
+        sck=sck,
+        src=src,
+        **{name: parameters.text(name) for name in UTM},
     )

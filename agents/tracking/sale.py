@@ -5,8 +5,8 @@ The reader of its gateway says what happened (hotmart, kiwify, generic); here th
 rest is checked against what the tables can hold. What cannot be read is Poison, with the place and what is allowed.
 """
 
-import re
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from datetime import datetime
 from typing import Any
 
@@ -14,7 +14,7 @@ from agents.tracking import generic, hotmart, kiwify
 from agents.tracking.body import Part, parse
 from app.errors import Poison
 from app.pseudonym import Pseudonymiser
-from schemas.tracking_sales import CLICK_ID_PREFIX, ID_CHARS_MAX, WITH_AMOUNT, Buyer, Gateway, Sale, Tracking
+from schemas.tracking_sales import WITH_AMOUNT, Buyer, Gateway, Sale
 
 READERS: dict[str, Callable[[Part, datetime], Sale]] = {
     Gateway.HOTMART: hotmart.read,
@@ -22,8 +22,6 @@ READERS: dict[str, Callable[[Part, datetime], Sale]] = {
     Gateway.GENERIC: generic.read,
     Gateway.STANDARD: generic.read_standard,
 }
-# sck and src are often shared with campaign names, divided by bars: "launch|story|afl_0192...".
-CLICK_ID = re.compile(rf"(?:^|\|)({CLICK_ID_PREFIX}[A-Za-z0-9_-]{{1,124}})(?=\||$)")
 # One word for one thing in every row, whatever each gateway calls it.
 PAYMENT_METHODS = {"billet": "boleto", "bank_slip": "boleto"}
 
@@ -56,30 +54,18 @@ def sale_event(webhook: Mapping[str, Any], pseudonymiser: Pseudonymiser) -> dict
         "payment_method": _payment_method(sale.payment_method),
         # Gateways write 0 for a payment that has no instalments.
         "installments": sale.installments or None,
-        **_tracking(sale.tracking),
+        **asdict(sale.tracking),
     }
 
 
 def _hashes(buyer: Buyer, tenant_id: str, pseudonymiser: Pseudonymiser) -> dict[str, str]:
-    phones = (pseudonymiser.phone(tenant_id, phone) for phone in buyer.phones if phone)
     return {
-        "email_hash": pseudonymiser.email(tenant_id, buyer.email) if buyer.email else "",
-        "phone_hash": next(filter(None, phones), ""),
-        "document_hash": pseudonymiser.document(tenant_id, buyer.document) if buyer.document else "",
+        "email_hash": pseudonymiser.email(tenant_id, buyer.email),
+        "phone_hash": pseudonymiser.phone(tenant_id, buyer.phone),
+        "document_hash": pseudonymiser.document(tenant_id, buyer.document),
     }
 
 
 def _payment_method(native: str) -> str:
     method = native.lower().replace(" ", "_")
     return PAYMENT_METHODS.get(method, method)
-
-
-def _tracking(tracking: Tracking) -> dict[str, str]:
-    found = {name: getattr(tracking, name) for name in Tracking.__dataclass_fields__}
-    for name in ("click_id", "session_id"):
-        if len(found[name]) > ID_CHARS_MAX:
-            raise Poison("too_long", f"{name}: must be at most {ID_CHARS_MAX} characters")
-    for carrier in (tracking.sck, tracking.src):
-        if not found["click_id"] and (match := CLICK_ID.search(carrier)):
-            found["click_id"] = match.group(1)
-    return found

@@ -142,7 +142,7 @@ class Producer:
         produce = self._kafka.produce
         try:
             for topic, key, value, headers in records:
-                produce(topic, value, key, on_delivery=confirmation, headers=headers)
+                produce(topic, value, key, on_delivery=confirmation, headers=[*headers])
         except BufferError:
             # Those before may arrive, as after any NotProduced; nobody waits for this confirmation any more.
             self._count(records, "queue_full")
@@ -225,6 +225,6 @@ def _not_produced(error: KafkaError) -> NotProduced:
         return NotProduced("timeout", "Kafka did not confirm in time")
     if code == KafkaError.MSG_SIZE_TOO_LARGE:
         return NotProduced("too_large", error.str())
-    if code in {KafkaError._QUEUE_FULL}:  # noqa: SLF001
+    if code == KafkaError._QUEUE_FULL:  # noqa: SLF001
         return NotProduced("queue_full", error.str())
     return NotProduced("broker", f"{error.name()}: {error.str()}")

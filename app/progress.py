@@ -14,6 +14,7 @@ from aiokafka.structs import OffsetAndMetadata, TopicPartition
 
 from app.batch import TP
 from app.ranges import Range
+from app.telemetry import metrics
 
 PROBE_TEXT = "afluente keeps its pending ranges here"
 
@@ -80,7 +81,8 @@ class Progress:
             positions, self._wanted = self._wanted, {}
             waiters, self._waiters = self._waiters, []
             try:
-                await self._committer.commit_ranges(positions)
+                with metrics.COMMIT_SECONDS.time():
+                    await self._committer.commit_ranges(positions)
             except Exception as error:
                 for waiter in waiters:
                     if not waiter.done():

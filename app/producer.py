@@ -28,6 +28,9 @@ RETRY_BACKOFF_MS_MAX: Final = 500  # a retry still fits into the delivery time o
 
 log = structlog.get_logger(__name__)
 
+# Invariant in the client library's own annotation: a plain list[tuple[str, bytes]] would not pass.
+Headers: TypeAlias = list[tuple[str, str | bytes | None]]
+
 
 class Record(NamedTuple):
     """One record to be produced. The key decides the partition: the tenant, or the tenant and its shard."""
@@ -35,7 +38,7 @@ class Record(NamedTuple):
     topic: str
     key: bytes
     value: bytes
-    headers: list[tuple[str, bytes]]
+    headers: Headers
 
 
 class NotProduced(Exception):  # noqa: N818 - it names what is known: no confirmation came
@@ -105,7 +108,7 @@ class Producer:
         """Records that wait for a confirmation."""
         return len(self._kafka)
 
-    def send(self, topic: str, key: bytes, value: bytes, headers: list[tuple[str, bytes]]) -> Awaitable[None]:
+    def send(self, topic: str, key: bytes, value: bytes, headers: Headers) -> Awaitable[None]:
         """Produce one record; the awaitable ends when the broker has confirmed it, or raises NotProduced."""
         return self.send_many([Record(topic, key, value, headers)])
 
@@ -127,6 +130,14 @@ class Producer:
             self._count(records, failure.reason)
             raise failure
         self._count(records, "confirmed")
+
+    async def topics(self, timeout_s: float) -> set[str]:
+        """The topics the brokers know. NotProduced when none answers in time. For probes, not for the path."""
+        try:
+            found = await asyncio.to_thread(self._kafka.list_topics, timeout=timeout_s)
+        except KafkaException as exception:
+            raise _not_produced(exception.args[0]) from None
+        return set(found.topics)
 
     async def close(self) -> None:
         """Send what is queued, for at most CLOSE_S, then stop. What is left then is reported as not produced."""
@@ -225,6 +236,6 @@ def _not_produced(error: KafkaError) -> NotProduced:
         return NotProduced("timeout", "Kafka did not confirm in time")
     if code == KafkaError.MSG_SIZE_TOO_LARGE:
         return NotProduced("too_large", error.str())
-    if code in {KafkaError._QUEUE_FULL}:  # noqa: SLF001
+    if code == KafkaError._QUEUE_FULL:  # noqa: SLF001
         return NotProduced("queue_full", error.str())
     return NotProduced("broker", f"{error.name()}: {error.str()}")

@@ -93,7 +93,7 @@ _DELIVERED_SCHEMA: Final = {
     "properties": {"accepted": {"type": "integer"}, "event_id": {"type": "string"}},
 }
 
-_WRITE_KEYS: Final = [{"bearer": []}, {"writeKeyHeader": []}, {"writeKeyQuery": []}]
+_WRITE_KEYS: Final[list[dict[str, list[str]]]] = [{"bearer": []}, {"writeKeyHeader": []}, {"writeKeyQuery": []}]
 _RETRY_AFTER: Final = {
     "Retry-After": {"description": "whole seconds", "schema": {"type": "integer", "minimum": 1}},
 }

@@ -1,4 +1,4 @@
-"""What every route needs: the parts of this edge, and who is asking. The tenant comes from the key, from nothing else."""
+"""What every route needs: the parts of this edge, and who is asking. The tenant comes from the key alone."""
 
 from dataclasses import dataclass
 from typing import Final

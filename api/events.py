@@ -39,9 +39,7 @@ Id = Annotated[str, Field(max_length=tracking.ID_CHARACTERS_MAX)]
 Utm = Annotated[str, Field(max_length=tracking.UTM_CHARACTERS_MAX)]
 ClickId = Annotated[str, Field(max_length=tracking.CLICK_ID_CHARACTERS_MAX)]
 Url = Annotated[str, Field(max_length=tracking.URL_CHARACTERS_MAX)]
-Money = Annotated[
-    Decimal, Field(max_digits=tracking.MONEY_DIGITS_MAX, decimal_places=tracking.MONEY_DECIMALS_MAX)
-]
+Money = Annotated[Decimal, Field(max_digits=tracking.MONEY_DIGITS_MAX, decimal_places=tracking.MONEY_DECIMALS_MAX)]
 
 
 class TrackedEvent(BaseModel):
@@ -98,7 +96,7 @@ _TEXTS: Final = (
 
 
 class Rejected(Exception):  # noqa: N818 - a verdict
-    """This event is not taken; the others of the request may be."""
+    """One event is not taken; the others of the request may be."""
 
     def __init__(self, faults: list[Fault]) -> None:
         super().__init__(faults[0]["code"])

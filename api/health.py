@@ -94,7 +94,7 @@ class Probes:
 
 @router.get("/health/live", **contract.LIVE)
 async def live() -> Response:
-    """This process serves requests. For restarts: it says nothing of Kafka."""
+    """The process serves requests. For restarts: it says nothing of Kafka."""
     return Response(b'{"live":true}', media_type="application/json")
 
 

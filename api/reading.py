@@ -54,7 +54,7 @@ class _List:
 
 
 @router.get("/tracking/events", **contract.READ)
-async def events(
+async def events(  # noqa: PLR0917 - one parameter of the query each
     request: Request,
     type_: EventType = None,
     since: From = None,
@@ -63,13 +63,13 @@ async def events(
     limit: Limit = PAGE_DEFAULT,
 ) -> Response:
     """Events, newest first, page by page."""
-    filters = {"event_type": type_} if type_ else {}
+    filters: dict[str, str] = {"event_type": type_} if type_ else {}
     wanted = _List("tracking_events", _EVENT_COLUMNS, filters)
     return await _page(request, wanted, (since, to), cursor, limit)
 
 
 @router.get("/sales", **contract.READ)
-async def sales(
+async def sales(  # noqa: PLR0917 - one parameter of the query each
     request: Request,
     type_: Annotated[Word, Query(alias="type", description="canonical type, e.g. order_approved")] = None,
     gateway: Word = None,

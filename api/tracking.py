@@ -114,9 +114,7 @@ def _records(edge: Edge, credential: Credential, accepted: list[dict[str, Any]])
     return records
 
 
-def _answer(
-    accepted: list[dict[str, Any]], rejected: list[tuple[int, list[Fault]]], warnings: list[Fault]
-) -> Response:
+def _answer(accepted: list[dict[str, Any]], rejected: list[tuple[int, list[Fault]]], warnings: list[Fault]) -> Response:
     content: dict[str, Any] = {
         "accepted": len(accepted),
         "event_ids": [event["event_id"] for event in accepted],

@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Final, Generic, Literal, TypeVar
+from typing import Any, Final, Generic, Literal, TypeAlias, TypeVar
 from uuid import UUID
 
 import asyncpg
@@ -39,6 +39,8 @@ LOOKUP_TIMEOUT_S: Final = 0.5  # leaves time for Kafka within the 2 s of the edg
 AWAY_PAUSE_S: Final = 1.0  # after a failed lookup nobody waits for Postgres again this long
 POOL_MAX: Final = 8  # connections; lookups are index hits behind a cache
 ADMIN_TIMEOUT_S: Final = 10.0
+
+Pool: TypeAlias = "asyncpg.Pool[Any]"
 
 log = structlog.get_logger(__name__)
 V = TypeVar("V")
@@ -93,7 +95,7 @@ class Key:
     revoked_at: datetime | None
 
 
-async def connect(url: str) -> asyncpg.Pool[Any]:
+async def connect(url: str) -> Pool:
     """A pool that does not need Postgres to be there yet: the edge starts and says `not ready` instead."""
     return await asyncpg.create_pool(
         url, min_size=0, max_size=POOL_MAX, timeout=LOOKUP_TIMEOUT_S, command_timeout=ADMIN_TIMEOUT_S
@@ -152,7 +154,7 @@ class Credentials:
 
     def __init__(
         self,
-        pool: asyncpg.Pool[Any],
+        pool: Pool,
         master_key: bytes,
         *,
         cache_s: float = 30.0,
@@ -280,9 +282,7 @@ class Credentials:
                 tenant_id, gateway, purpose, sealed,
             )  # fmt: skip
             if purpose == "current":
-                await connection.execute(
-                    "DELETE FROM webhook_secrets WHERE gateway = $1 AND purpose = 'next'", gateway
-                )
+                await connection.execute("DELETE FROM webhook_secrets WHERE gateway = $1 AND purpose = 'next'", gateway)
             await audit.record(connection, "webhook.set_secret", tenant_id=tenant_id, target=f"{gateway}/{purpose}")
 
     async def _resolve(self, digest: bytes) -> Credential | None:

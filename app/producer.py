@@ -8,7 +8,7 @@ import asyncio
 import contextlib
 import threading
 from collections.abc import Awaitable, Iterable
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, TypeAlias
 
 import confluent_kafka
 import structlog

@@ -8,13 +8,14 @@ import asyncio
 import contextlib
 import threading
 from collections.abc import Awaitable, Iterable
-from typing import Final, NamedTuple, TypeAlias
+from typing import Final, NamedTuple
 
 import confluent_kafka
 import structlog
 from confluent_kafka import KafkaError, KafkaException
 
 from app.telemetry import metrics
+from schemas.envelope import Headers
 
 LINGER_MS: Final = 2  # one client alone waits this long; under load batches fill by themselves
 QUEUE_RECORDS_MAX: Final = 200_000  # librdkafka's own queue; about 0.5 kB of bookkeeping each
@@ -28,8 +29,6 @@ RETRY_BACKOFF_MS_MAX: Final = 500  # a retry still fits into the delivery time o
 
 log = structlog.get_logger(__name__)
 
-# Invariant in the client library's own annotation: a plain list[tuple[str, bytes]] would not pass.
-Headers: TypeAlias = list[tuple[str, str | bytes | None]]
 
 
 class Record(NamedTuple):
@@ -153,7 +152,7 @@ class Producer:
         produce = self._kafka.produce
         try:
             for topic, key, value, headers in records:
-                produce(topic, value, key, on_delivery=confirmation, headers=headers)
+                produce(topic, value, key, on_delivery=confirmation, headers=headers)  # type: ignore[arg-type]
         except BufferError:
             # Those before may arrive, as after any NotProduced; nobody waits for this confirmation any more.
             self._count(records, "queue_full")

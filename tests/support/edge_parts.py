@@ -13,7 +13,7 @@ from typing import Any
 
 import asyncpg
 import httpx
-from confluent_kafka import Consumer, TopicPartition
+from confluent_kafka import Consumer, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
 
 from app.settings import Settings
@@ -35,7 +35,7 @@ def wait_for(condition: Callable[[], Any], what: str, seconds: float = START_S) 
     while True:
         try:
             found = condition()
-        except (OSError, httpx.HTTPError, LookupError):
+        except (OSError, httpx.HTTPError, LookupError, KafkaException):
             found = None
         if found:
             return found
@@ -151,8 +151,7 @@ class Parts:
                 "enable.partition.eof": False,
             }
         )
-        partitions = consumer.list_topics(topic, timeout=10).topics[topic].partitions
-        ends = {p: consumer.get_watermark_offsets(TopicPartition(topic, p), timeout=10) for p in partitions}
+        ends = wait_for(lambda: _bounds(consumer, topic), f"{topic} has leaders")
         consumer.assign([TopicPartition(topic, p, low) for p, (low, _) in ends.items()])
         wanted = sum(high - low for low, high in ends.values())
         found: list[Any] = []
@@ -161,3 +160,8 @@ class Parts:
             found += [m for m in consumer.consume(1000, 0.2) if m.error() is None]
         consumer.close()
         return found
+
+
+def _bounds(consumer: Consumer, topic: str) -> dict[int, tuple[int, int]]:
+    partitions = consumer.list_topics(topic, timeout=10).topics[topic].partitions
+    return {p: consumer.get_watermark_offsets(TopicPartition(topic, p), timeout=10) for p in partitions}

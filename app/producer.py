@@ -15,6 +15,7 @@ import structlog
 from confluent_kafka import KafkaError, KafkaException
 
 from app.telemetry import metrics
+from schemas.envelope import Headers
 
 LINGER_MS: Final = 2  # one client alone waits this long; under load batches fill by themselves
 QUEUE_RECORDS_MAX: Final = 200_000  # librdkafka's own queue; about 0.5 kB of bookkeeping each
@@ -29,13 +30,14 @@ RETRY_BACKOFF_MS_MAX: Final = 500  # a retry still fits into the delivery time o
 log = structlog.get_logger(__name__)
 
 
+
 class Record(NamedTuple):
     """One record to be produced. The key decides the partition: the tenant, or the tenant and its shard."""
 
     topic: str
     key: bytes
     value: bytes
-    headers: list[tuple[str, bytes]]
+    headers: Headers
 
 
 class NotProduced(Exception):  # noqa: N818 - it names what is known: no confirmation came
@@ -105,7 +107,7 @@ class Producer:
         """Records that wait for a confirmation."""
         return len(self._kafka)
 
-    def send(self, topic: str, key: bytes, value: bytes, headers: list[tuple[str, bytes]]) -> Awaitable[None]:
+    def send(self, topic: str, key: bytes, value: bytes, headers: Headers) -> Awaitable[None]:
         """Produce one record; the awaitable ends when the broker has confirmed it, or raises NotProduced."""
         return self.send_many([Record(topic, key, value, headers)])
 
@@ -128,6 +130,14 @@ class Producer:
             raise failure
         self._count(records, "confirmed")
 
+    async def topics(self, timeout_s: float) -> set[str]:
+        """The topics the brokers know. NotProduced when none answers in time. For probes, not for the path."""
+        try:
+            found = await asyncio.to_thread(self._kafka.list_topics, timeout=timeout_s)
+        except KafkaException as exception:
+            raise _not_produced(exception.args[0]) from None
+        return set(found.topics)
+
     async def close(self) -> None:
         """Send what is queued, for at most CLOSE_S, then stop. What is left then is reported as not produced."""
         self._closing.set()
@@ -142,7 +152,7 @@ class Producer:
         produce = self._kafka.produce
         try:
             for topic, key, value, headers in records:
-                produce(topic, value, key, on_delivery=confirmation, headers=headers)
+                produce(topic, value, key, on_delivery=confirmation, headers=headers)  # type: ignore[arg-type]
         except BufferError:
             # Those before may arrive, as after any NotProduced; nobody waits for this confirmation any more.
             self._count(records, "queue_full")
@@ -225,6 +235,6 @@ def _not_produced(error: KafkaError) -> NotProduced:
         return NotProduced("timeout", "Kafka did not confirm in time")
     if code == KafkaError.MSG_SIZE_TOO_LARGE:
         return NotProduced("too_large", error.str())
-    if code in {KafkaError._QUEUE_FULL}:  # noqa: SLF001
+    if code == KafkaError._QUEUE_FULL:  # noqa: SLF001
         return NotProduced("queue_full", error.str())
     return NotProduced("broker", f"{error.name()}: {error.str()}")

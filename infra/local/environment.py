@@ -11,6 +11,7 @@ from dotenv import dotenv_values
 from pydantic import PostgresDsn, ValidationError
 
 from app.settings import MASTER_KEY_BYTES, Settings
+from infra.local.faults import Fault
 from infra.local.home import PRIVATE_FILE_MODE, Home, write_private
 
 PASSWORD_BYTES = 24  # 192 bits: beyond guessing, and short enough to paste
@@ -27,7 +28,7 @@ HEADER = """\
 """
 
 
-class BadEnvironment(Exception):
+class BadEnvironment(Fault):
     """The environment cannot start a stack. The text says which name, and what is allowed."""
 
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from infra.local.faults import Fault
 from infra.local.home import cache_dir, locked
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ ATTEMPTS = 3  # a dropped connection is common in 46 downloads
 Advance = Callable[[int], None]
 
 
-class BadJars(Exception):
+class BadJars(Fault):
     """The jars cannot be had, or are not the ones that were locked."""
 
 

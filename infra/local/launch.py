@@ -7,12 +7,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from infra.local.faults import Fault
 from infra.local.home import ROOT
 
 UNPRIVILEGED = "nobody"
 
 
-class CannotLaunch(Exception):
+class CannotLaunch(Fault):
     """This part cannot run on this machine as things are. The text says what to change."""
 
 

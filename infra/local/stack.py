@@ -18,6 +18,7 @@ import psutil
 from app.settings import Settings
 from infra.local import ports
 from infra.local.environment import current_environ, load_settings, process_environ, write_env_file
+from infra.local.faults import Fault
 from infra.local.home import ROOT, Home, locked
 from infra.local.parts import BY_NAME, PARTS, PROBE_TIMEOUT_S, SERVICES, STEPS, Part
 from infra.local.record import (
@@ -38,7 +39,7 @@ KILL_TIMEOUT_S = 10.0
 LOG_TAIL_LINES = 25
 
 
-class StackError(Exception):
+class StackError(Fault):
     """The stack is not as it was asked to be. The text says which part, why, and what to do."""
 
 

@@ -1,1 +1,1 @@
-"""The commands of `./afluente` that are more than a few lines: one module a noun, each with its own Typer app."""
+"""The commands of `./afluente`, one module each. infra/local/cli.py lists them all."""

@@ -44,7 +44,9 @@ PLANTED: tuple[tuple[tidy.Rule, str, str], ...] = (
     (tidy.registry_hosts, "docker-compose.yml", "image: quay.io/debezium/connect:3.3\n"),
 )
 
-CLEAN = '"""Takes a record batch and gives rows."""\n\nROWS_MAX = 3\n\n\ndef rows(batch):\n    return batch[:ROWS_MAX]\n'
+CLEAN = (
+    '"""Takes a record batch and gives rows."""\n\nROWS_MAX = 3\n\n\ndef rows(batch):\n    return batch[:ROWS_MAX]\n'
+)
 
 
 def violations() -> dict[tuple[str, str], list[str]]:
@@ -66,7 +68,7 @@ def test_each_rule_sees_its_planted_fault(rule: tidy.Rule, path: str, source: st
     assert list(rule(path, source))
 
 
-@pytest.mark.parametrize("rule", (*tidy.PYTHON_RULES, *tidy.TEXT_RULES))
+@pytest.mark.parametrize("rule", [*tidy.PYTHON_RULES, *tidy.TEXT_RULES])
 def test_no_rule_complains_about_a_clean_module(rule: tidy.Rule) -> None:
     """A check that always fails is switched off by the first person in a hurry."""
     assert list(rule("app/rows.py", CLEAN)) == []

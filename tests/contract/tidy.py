@@ -28,10 +28,19 @@ BANNED_MODULES = frozenset(
 )
 BANNED_WORDS = frozenset({"data", "info", "obj", "tmp", "message", "payload", "job"})
 OWN_PACKAGES = ("app", "agents", "tables", "schemas", "api", "infra", "loadtest")
-CATCH_ALL_FILES = frozenset({"app/pipeline.py"})
+# Names that a library looks up: its protocol spells them, not we.
+FOREIGN_NAMES = frozenset(
+    {"tmp_path", "tmp_path_factory", "data_received", "on_message_begin", "on_message_complete", "_batch_message"}
+)
+# Where a failure without a name is caught and the process goes on, and why that is right there.
+CATCH_ALL_FILES = {
+    "app/progress.py": "the committer hands the failure to the batches that wait for it",
+    "api/health.py": "a probe: whatever it is, the part did not answer",
+    "infra/local/keeper.py": "a part of the stack that fails is shown, and the other parts go on",
+}
 REGISTRY_HOSTS = re.compile(
     r"pypi\.org|pythonhosted\.org|repo1?\.maven|maven\.org|registry\.npmjs|ghcr\.io|quay\.io|docker\.io|gcr\.io|"
-    r"mcr\.microsoft|proxy\.golang|index-url",
+    r"mcr\.microsoft|proxy\.golang|(?<!no-emit-)index-url",
     re.IGNORECASE,
 )
 
@@ -94,10 +103,15 @@ def deep_nesting(path: str, source: str) -> Iterator[str]:
             yield f"{path}:{node.lineno}: {node.name} nests {depth} deep, at most {NESTING_MAX}"
 
 
+def _folder_of_tests(path: str, source: str) -> bool:
+    """An empty `__init__.py` below tests/: the tree it mirrors has the words."""
+    return path.startswith("tests/") and path.endswith("/__init__.py") and not source.strip()
+
+
 def missing_docstrings(path: str, source: str) -> Iterator[str]:
     """Every module opens with a sentence that places it; every test states the law it protects."""
     tree = ast.parse(source)
-    if not ast.get_docstring(tree):
+    if not ast.get_docstring(tree) and not _folder_of_tests(path, source):
         yield f"{path}:1: no module docstring"
     if not PurePosixPath(path).name.startswith("test_"):
         return
@@ -108,7 +122,7 @@ def missing_docstrings(path: str, source: str) -> Iterator[str]:
 
 def full_init_files(path: str, source: str) -> Iterator[str]:
     """An `__init__.py` is a card, not a place: code in it runs on import, where nobody looks for it."""
-    if PurePosixPath(path).name != "__init__.py":
+    if PurePosixPath(path).name != "__init__.py" or _folder_of_tests(path, source):
         return
     body = ast.parse(source).body
     if len(body) != 1 or not ast.get_docstring(ast.parse(source)):
@@ -139,7 +153,7 @@ def banned_words(path: str, source: str) -> Iterator[str]:
     for line, name in _defined_names(ast.parse(source)):
         words = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower().split("_")
         found = BANNED_WORDS & {word.removesuffix("s") for word in words}
-        if found:
+        if found and name not in FOREIGN_NAMES:
             yield f"{path}:{line}: '{name}' uses the word {', '.join(sorted(found))}"
 
 
@@ -150,12 +164,19 @@ def _catches_all(node: ast.ExceptHandler) -> bool:
     return any(isinstance(name, ast.Name) and name.id in {"Exception", "BaseException"} for name in caught)
 
 
+def _passes_on(node: ast.ExceptHandler) -> bool:
+    """The handler cleans up or explains, and then the failure goes on its way, or the process ends with it."""
+    last = node.body[-1]
+    ends = isinstance(last, ast.Expr) and isinstance(last.value, ast.Call) and _dotted(last.value.func) == "stop_loudly"
+    return isinstance(last, ast.Raise) or ends
+
+
 def catch_alls(path: str, source: str) -> Iterator[str]:
-    """An unknown failure stops the process; only the loop may see it on its way out."""
+    """An unknown failure stops the process: whoever catches it passes it on, outside a short list."""
     if path in CATCH_ALL_FILES:
         return
     for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.ExceptHandler) and _catches_all(node):
+        if isinstance(node, ast.ExceptHandler) and _catches_all(node) and not _passes_on(node):
             yield f"{path}:{node.lineno}: catches every exception"
 
 
@@ -180,8 +201,11 @@ def own_patches(path: str, source: str) -> Iterator[str]:
 
 
 def sleeping_tests(path: str, source: str) -> Iterator[str]:
-    """A test that sleeps is slow when the machine is fast and wrong when it is slow: poll a condition instead."""
-    if not path.startswith("tests/"):
+    """A test that sleeps is slow when the machine is fast and wrong when it is slow: poll a condition instead.
+
+    The pollers, which sleep between two looks until their deadline, live in tests/support/.
+    """
+    if not path.startswith("tests/") or path.startswith("tests/support/"):
         return
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Call) and _dotted(node.func) == "time.sleep":

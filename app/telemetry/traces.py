@@ -3,6 +3,7 @@
 With `AFLUENTE_OTLP_ENDPOINT` set, spans go there over OTLP/HTTP. Without it the calls below cost next to nothing.
 """
 
+import threading
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Final

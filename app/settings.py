@@ -20,9 +20,7 @@ MASTER_KEY_BYTES = 32  # AES-256 and HKDF-SHA256 input: anything shorter weakens
 class Settings(BaseSettings):
     """The resolved configuration. Numbers carry their unit as the last word of their name."""
 
-    model_config = SettingsConfigDict(
-        env_prefix="AFLUENTE_", extra="forbid", frozen=True, hide_input_in_errors=True
-    )
+    model_config = SettingsConfigDict(env_prefix="AFLUENTE_", extra="forbid", frozen=True, hide_input_in_errors=True)
 
     # Places and ports of the embedded stack, all on loopback.
     home: Path = Field(default=Path(".afluente"), description="data folder of the embedded stack")

@@ -49,6 +49,7 @@ class Run:
 
 
 def demo(
+    *,
     keep: Annotated[bool, typer.Option("--keep", help="Leave the stack running afterwards.")] = False,
     as_json: AsJson = False,
 ) -> int:

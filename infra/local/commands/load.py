@@ -12,7 +12,6 @@ from typing import Annotated, Any
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from app.settings import Settings
 from infra.local.faults import Fault
 from infra.local.home import ROOT
 from infra.local.stack import Stack
@@ -36,6 +35,7 @@ EXIT_WRONG = 1
 
 
 def load(
+    *,
     users: Annotated[int, typer.Option(min=1, max=USERS_MAX, help="Clients at the same time.")] = 20,
     seconds: Annotated[int, typer.Option(min=1, max=SECONDS_MAX, help="How long they send.")] = 20,
     rate: Annotated[float, typer.Option(min=0.1, max=RATE_MAX, help="Requests a second, of all together.")] = 200.0,

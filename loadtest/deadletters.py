@@ -53,7 +53,8 @@ def _sources(consumer: Consumer, topic: str, tenant: bytes, since_ms: int) -> se
             if headers.get(HEADER_TENANT) == tenant:
                 found.add(tuple(headers.get(name) for name in SOURCE))
             partition, offset = record.partition(), record.offset()
-            assert partition is not None and offset is not None
+            assert partition is not None
+            assert offset is not None
             if offset + 1 >= ends[partition]:
                 left.discard(partition)
     consumer.unassign()

@@ -19,7 +19,7 @@ from infra.local.terminal import AsJson, err, out, print_fault, print_json
 from loadtest import report
 from loadtest.history import History, Outcome, Verdict, read
 from loadtest.plan import Plan, skewed
-from loadtest.rows import NotLoopback, Rows, await_rows, require_loopback, verdicts
+from loadtest.rows import NoAnswer, NotLoopback, Rows, await_rows, require_loopback, verdicts
 from loadtest.tenants import dismiss, hire
 from loadtest.traffic import Sender
 
@@ -67,6 +67,8 @@ def load(
             plan = Plan(senders, str(Path(folder) / "history"), rate / users, seed, weights=skewed(len(senders)))
             history, statistics = _run(plan, Path(folder), edge, users, seconds)
         found = _check(rows, history)
+    except NoAnswer as silent:
+        raise Fault(str(silent)) from None
     finally:
         dismiss(settings, hired)
         rows.close()

@@ -1,1 +1,1 @@
-"""Where rows go: durable when the call returns, under a token that makes a retry add nothing."""
+"""Where rows go: each sink's write is durable when it returns and safe to repeat with the same token."""

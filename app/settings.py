@@ -13,15 +13,14 @@ from typing import Self
 from pydantic import Field, PostgresDsn, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+GROUP_ID = "afluente"  # one Faust app, one consumer group: every worker shares its partitions
 MASTER_KEY_BYTES = 32  # AES-256 and HKDF-SHA256 input: anything shorter weakens both
 
 
 class Settings(BaseSettings):
     """The resolved configuration. Numbers carry their unit as the last word of their name."""
 
-    model_config = SettingsConfigDict(
-        env_prefix="AFLUENTE_", extra="forbid", frozen=True, hide_input_in_errors=True
-    )
+    model_config = SettingsConfigDict(env_prefix="AFLUENTE_", extra="forbid", frozen=True, hide_input_in_errors=True)
 
     # Places and ports of the embedded stack, all on loopback.
     home: Path = Field(default=Path(".afluente"), description="data folder of the embedded stack")
@@ -34,6 +33,9 @@ class Settings(BaseSettings):
     # Where the parts are; empty means the embedded one on the port above.
     kafka_url: str = Field(default="", description="bootstrap servers, host:port[,host:port]")
     postgres_url: SecretStr = Field(default=SecretStr(""), description="postgresql://user:password@host/db")
+    postgres_owner_url: SecretStr = Field(
+        default=SecretStr(""), description="as postgres_url, for the role that owns the tables; read by migrate alone"
+    )
     clickhouse_url: str = Field(default="", description="http(s)://host:port")
     clickhouse_user: str = "default"
     clickhouse_password: SecretStr = SecretStr("")
@@ -50,6 +52,7 @@ class Settings(BaseSettings):
     worker_id: str = Field(default="0", pattern=r"^[A-Za-z0-9_.-]{1,64}$", description="static group member")
     batch_rows_max: int = Field(default=50_000, ge=1, le=500_000, description="records in one batch")
     batch_bytes_max: int = Field(default=32 << 20, ge=1 << 10, le=256 << 20, description="bytes in one batch")
+    buffer_bytes_max: int = Field(default=128 << 20, ge=1 << 20, le=8 << 30, description="fetched, not yet taken")
     linger_ms: int = Field(default=200, ge=0, le=60_000, description="how long a batch waits to fill")
     dedupe_window_hours: int = Field(default=72, ge=1, le=8760, description="how long an event id is known")
     drain_timeout_s: float = Field(default=30.0, ge=1, le=600, description="SIGTERM: time to finish batches")
@@ -57,6 +60,8 @@ class Settings(BaseSettings):
     clickhouse_timeout_s: float = Field(default=60.0, ge=1, le=600, description="one insert, answer included")
     dlq_ratio_max: float = Field(default=0.5, gt=0, le=1, description="poison share of a batch that stops us")
     failpoints: str = Field(default="", description="tests only: name=action[,name=action]")
+
+    worker_host: str = Field(default="127.0.0.1", description="where health and metrics listen")
 
     # The edge.
     edge_host: str = "127.0.0.1"
@@ -93,7 +98,14 @@ class Settings(BaseSettings):
             url = f"postgresql://afluente@127.0.0.1:{self.postgres_port}/afluente"
             self.__dict__["postgres_url"] = SecretStr(url)
         PostgresDsn(self.postgres_url.get_secret_value())
+        if self.postgres_owner_url.get_secret_value():
+            PostgresDsn(self.postgres_owner_url.get_secret_value())
         return self
+
+    @property
+    def worker_folder(self) -> Path:
+        """Where this worker keeps its state; each worker of a machine has its own."""
+        return (self.home / "worker" / self.worker_id).absolute()
 
     @property
     def master_key_bytes(self) -> bytes:

@@ -25,6 +25,9 @@ JVM = (
     "-XX:ReservedCodeCacheSize=64m",
     "-XX:+ExitOnOutOfMemoryError",  # a dead broker is restarted, a half-dead one is not
     "-Djava.awt.headless=true",
+    # Java 25 finds some of the call adapters it stored under other names, says so at every start, and makes them anew.
+    "-XX:+UnlockDiagnosticVMOptions",
+    "-XX:-AOTAdapterCaching",
     f"-Dlog4j2.configurationFile={LOG_CONFIG}",
 )
 # Kafka's own defaults hold where nothing is said. One line of reason each.

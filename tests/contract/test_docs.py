@@ -5,11 +5,13 @@ import shlex
 from collections.abc import Iterator
 from functools import cache
 
+import click
 import pytest
-from api.main import create_app
+import typer
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
+from api.main import create_app
 from infra.local import cli
 from tests.contract import tree
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import faust
 from confluent_kafka import OFFSET_END, Consumer, KafkaException, TopicPartition
-from rocksdict import Rdict, WriteBatch
+from rocksdict import WriteBatch
 
 from app.batch import TP
 from app.dlq import SOURCE_OFFSET, SOURCE_PARTITION, SOURCE_TOPIC
@@ -92,7 +92,7 @@ def first_carriers(
     return kept, fresh
 
 
-class Seen(faust.Table):
+class Seen(faust.Table[bytes, bytes]):
     """A Faust table in RocksDB, one database a partition, read and written a batch at a time.
 
     It stays outside Faust's table manager: that would give it a changelog topic and a recovery of its own, and the
@@ -118,9 +118,13 @@ class Seen(faust.Table):
         )
         self.window_s = declared.window_hours * HOUR_S
 
-    def _database(self, partition: int) -> Rdict:
-        database: Rdict = self.data._db_for_partition(partition)  # noqa: SLF001 - Faust's store has no batch access
-        return database
+    def _database(self, partition: int) -> Any:
+        # Faust's store gives no access to a batch, so it is asked for the database behind it.
+        return self._store_of._db_for_partition(partition)  # noqa: SLF001
+
+    @property
+    def _store_of(self) -> Any:
+        return self.data
 
     def known(self, partition: int, keys: Sequence[bytes]) -> dict[bytes, int]:
         """The first offset of those keys that the table has."""
@@ -141,11 +145,11 @@ class Seen(faust.Table):
     def forget(self, partition: int) -> None:
         """Delete the partition's state: it belongs to another incarnation of the topic."""
         self.release(partition)
-        shutil.rmtree(self.data.partition_path(partition), ignore_errors=True)
+        shutil.rmtree(self._store_of.partition_path(partition), ignore_errors=True)
 
     def release(self, partition: int) -> None:
         """Close the partition's database, so that another worker on this machine may open it."""
-        database = self.data._dbs.pop(partition, None)  # noqa: SLF001
+        database = self._store_of._dbs.pop(partition, None)  # noqa: SLF001
         if database is not None:
             database.close()
 
@@ -169,7 +173,7 @@ def rebuild(bootstrap: str, gap: Gap, table: Seen, stop: threading.Event) -> int
     """
     poisoned = dead_offsets(bootstrap, gap.dlq, gap.tp, stop)
     read = 0
-    for records in _read(bootstrap, gap.tp, gap.first, gap.last, stop, since_s=table.window_s):
+    for records in _read(bootstrap, gap.tp, (gap.first, gap.last), stop, since_s=table.window_s):
         keys: list[bytes] = []
         offsets: list[int] = []
         for offset, headers in records:
@@ -189,7 +193,7 @@ def dead_offsets(bootstrap: str, dlq: str, tp: TP, stop: threading.Event) -> set
     found: set[int] = set()
     topic, partition = tp.topic.encode(), str(tp.partition).encode()
     for source in _partitions(bootstrap, dlq):
-        for records in _read(bootstrap, source, 0, None, stop):
+        for records in _read(bootstrap, source, (0, None), stop):
             for _, headers in records:
                 fields = dict(headers)
                 if fields.get(SOURCE_TOPIC) == topic and fields.get(SOURCE_PARTITION) == partition:
@@ -207,9 +211,10 @@ def _partitions(bootstrap: str, topic: str) -> list[TP]:
 
 
 def _read(
-    bootstrap: str, tp: TP, first: int, last: int | None, stop: threading.Event, since_s: float | None = None
+    bootstrap: str, tp: TP, bounds: tuple[int, int | None], stop: threading.Event, since_s: float | None = None
 ) -> Iterable[list[tuple[int, list[tuple[str, bytes]]]]]:
-    """Lists of (offset, headers) of the records `first..last` (None: up to the end now) in order."""
+    """Lists of (offset, headers) of the records in `bounds`, both ends included (None: up to the end now)."""
+    first, last = bounds
     consumer = _consumer(bootstrap)
     try:
         low, high = consumer.get_watermark_offsets(TopicPartition(*tp), timeout=REBUILD_STALL_S)
@@ -220,7 +225,7 @@ def _read(
         while start < end:
             if stop.is_set():
                 raise InterruptedError
-            records = consumer.consume(REBUILD_POLL_RECORDS, REBUILD_POLL_S)
+            records: list[Any] = consumer.consume(REBUILD_POLL_RECORDS, REBUILD_POLL_S)
             for record in records:
                 if record.error():
                     raise KafkaException(record.error())
@@ -229,7 +234,7 @@ def _read(
             if rows:
                 yield rows
             # Past a hole at the end (compaction, control records) the position moves on without a record.
-            at = consumer.position([TopicPartition(*tp)])[0].offset
+            at: Any = consumer.position([TopicPartition(*tp)])[0].offset
             start = max(at, records[-1].offset() + 1 if records else start)
             if idle_s >= REBUILD_STALL_S:
                 raise TimeoutError(f"{tp.topic}[{tp.partition}]: nothing to read at offset {start}, wanted up to {end}")

@@ -1,4 +1,4 @@
-"""The dead-letter queue: where a poison record goes, whole, with the reason, so that nothing is lost and nothing blocks.
+"""The dead-letter queue: where a poison record goes, whole, with the reason: nothing is lost and nothing blocks.
 
 Written in step 6 of the loop, before the commit. One DLQ topic a source topic; the record keeps its key, its bytes
 and its headers, and gets `dlq_*` headers. A replay puts it back on the source topic as it was.
@@ -54,8 +54,8 @@ def check_limit(dead: Sequence[Dead], rows: int, ratio_max: float) -> None:
     """
     if len(dead) < LIMIT_RECORDS_MIN or len(dead) <= ratio_max * rows:
         return
-    ours = [one for one in dead if one.step != 5]  # noqa: PLR2004 - the step of the loop
-    if len(ours) <= ratio_max * rows and len({one.tenant_id for one in dead}) < 2:  # noqa: PLR2004
+    ours = [one for one in dead if one.step != 5]
+    if len(ours) <= ratio_max * rows and len({one.tenant_id for one in dead}) < 2:
         return
     reasons = sorted({one.poison.reason for one in dead})
     raise BrokenDeploy(f"{len(dead)} of {rows} records are poison ({', '.join(reasons)}): stopping, nothing committed")

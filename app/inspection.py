@@ -75,10 +75,21 @@ def _envelope(record: Record) -> tuple[bytes, bytes]:
     return event_id, owner
 
 
-def key(record: Record) -> bytes:
-    """The dedupe key of a record that has been inspected."""
-    event_id, owner = _envelope(record)
-    return event_key(owner, event_id)
+def followers(good: Sequence[Inspected], kept: Sequence[Inspected], dead: Sequence[Dead]) -> list[Dead]:
+    """Duplicates, within the batch, of records that turned out to be poison.
+
+    They share the fate of the first carrier: with only one of the two in the DLQ, a rebuilt table would know the id
+    from the other and drop the replay.
+    """
+    gone = {one.record.offset for one in dead}
+    carriers = {one.record.offset for one in kept}
+    keys = {one.key for one in kept if one.record.offset in gone}
+    poison = Poison("duplicate_of_poison", "the first record with this event id in the batch is poison")
+    return [
+        Dead(one.record, poison, 5, tenant(one.record))
+        for one in good
+        if one.key in keys and one.record.offset not in carriers
+    ]
 
 
 def tenant(record: Record) -> str:

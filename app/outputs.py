@@ -64,5 +64,5 @@ class Outputs:
         self.passed.append(rows)
 
     def reject(self, record: Record, poison: Poison) -> None:
-        """This record goes to the DLQ; its neighbours are not affected."""
+        """Send a record to the DLQ; its neighbours are not affected."""
         self.rejected.append((record, poison))

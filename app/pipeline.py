@@ -16,9 +16,9 @@ another owner. Anything else stops the process, with a non-zero status and witho
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TypeVar
 
@@ -29,7 +29,7 @@ from app import codec, dlq, failpoints, inspection
 from app.batch import TP, RecordBatch
 from app.codec import Version
 from app.dedup import Applied, Seen, SeenTable, first_carriers
-from app.errors import Backpressure, Poison
+from app.errors import Backpressure, Fenced
 from app.lifecycle import stop_loudly
 from app.outputs import Events, Outputs
 from app.producer import NotProduced, Producer
@@ -38,7 +38,7 @@ from app.ranges import Range, token
 from app.settings import Settings
 from app.sinks.clickhouse import ClickHouseSink, Row
 from app.telemetry import metrics
-from app.transport import Consumer, Fenced
+from app.transport import Consumer
 from schemas.rows import Rows
 from schemas.topics import Topic
 
@@ -76,6 +76,18 @@ class Parts:
     sink: ClickHouseSink
 
 
+@dataclass(slots=True)
+class Work:
+    """One batch on its way: what the steps have found so far."""
+
+    span: Range
+    batch: RecordBatch
+    good: list[inspection.Inspected] = field(default_factory=list)
+    kept: list[inspection.Inspected] = field(default_factory=list)
+    fresh: dict[bytes, int] = field(default_factory=dict)
+    dead: list[dlq.Dead] = field(default_factory=list)
+
+
 class Loop:
     """Carries the batches of one pipeline. `topic_id` is set before its first partition is admitted."""
 
@@ -91,10 +103,12 @@ class Loop:
         self._log = log.bind(pipeline=pipeline.name)
 
     async def run(self, stream: Any) -> None:
-        """The body of the Faust agent. Each batch is carried by a task of its own; the transport allows one a partition."""
+        """The body of the Faust agent. A task carries each batch; the transport allows one a partition."""
         async for event in stream.noack().events():
             # 1. take
             batch: RecordBatch = event.value
+            if not self.parts.consumer.owns(batch):
+                continue
             if failpoints.armed:
                 failpoints.hit("1_take")
             self.carrying[batch.tp] = asyncio.create_task(self._carry_or_stop(batch))
@@ -109,29 +123,23 @@ class Loop:
 
     async def carry(self, batch: RecordBatch) -> None:
         """Steps 2 to 8 for one batch. The order is the guarantee."""
-        tp, name = batch.tp, self.pipeline.name
-        span = self._span(batch)
         began_ns = time.time_ns()
+        work = Work(self._span(batch), batch)
         with self._step("open"):
-            await self.open(span)
+            await self.open(work)
         with self._step("inspect"):
-            good, dead = inspection.inspect(batch.records, self.schema)
+            self.inspect(work)
         with self._step("dedupe"):
-            kept, fresh = self.dedupe(tp, good)
+            self.dedupe(work)
         with self._step("process"):
-            outputs = self.process(kept, good)
+            outputs = self.process(work)
         with self._step("write"):
-            dead += [dlq.Dead(record, poison, 5, inspection.tenant(record)) for record, poison in outputs.rejected]
-            await self.write(span, outputs, kept, dead, len(batch.records))
+            await self.write(work, outputs)
         with self._step("remember"):
-            self.remember(span, good, fresh, dead)
-        self.commit(span)
-        self.parts.consumer.release(tp)
-        metrics.CONSUMED.labels(name).inc(len(batch.records))
-        metrics.DUPLICATES.labels(name).inc(len(good) - len(kept))
-        inspection.observe(name, batch, began_ns)
-        self._log.info("batch", partition=tp.partition, first=span.first, last=span.last, records=len(batch.records),
-                       duplicates=len(good) - len(kept), dead=len(dead), replayed=batch.replayed)
+            self.remember(work)
+        self.commit(work)
+        self.parts.consumer.release(batch)
+        self._report(work, began_ns)
 
     def _span(self, batch: RecordBatch) -> Range:
         """The range of the batch; a replay is the pending range itself, in the version that opened it."""
@@ -140,82 +148,68 @@ class Loop:
             return self.replays.pop(batch.tp)
         return Range(self.topic_id, *batch.tp, batch.first, batch.last, self.pipeline.version)
 
-    async def open(self, span: Range) -> None:
+    async def open(self, work: Work) -> None:
         # 2. open
-        await self.parts.progress.open(span)
+        await self.parts.progress.open(work.span)
         if failpoints.armed:
             failpoints.hit("2_open")
 
-    def dedupe(self, tp: TP, good: Sequence[inspection.Inspected]) -> tuple[list[inspection.Inspected], dict[bytes, int]]:
-        # 4. dedupe
+    def inspect(self, work: Work) -> None:
+        # 3. inspect
+        work.good, work.dead = inspection.inspect(work.batch.records, self.schema)
         if failpoints.armed:
             failpoints.hit("3_inspect")
-        keys = [one.key for one in good]
-        kept, fresh = first_carriers(keys, [one.record.offset for one in good], self.seen.known(tp.partition, keys))
+
+    def dedupe(self, work: Work) -> None:
+        # 4. dedupe
+        keys = [one.key for one in work.good]
+        known = self.seen.known(work.span.partition, keys) if keys else {}
+        kept, work.fresh = first_carriers(keys, [one.record.offset for one in work.good], known)
+        work.kept = [work.good[index] for index in kept]
         if failpoints.armed:
             failpoints.hit("4_dedupe")
-        return [good[index] for index in kept], fresh
 
-    def process(self, kept: Sequence[inspection.Inspected], good: Sequence[inspection.Inspected]) -> Outputs:
+    def process(self, work: Work) -> Outputs:
         # 5. process
-        outputs = self.pipeline.process(Events([one.record for one in kept], self.schema)) if kept else Outputs()
+        outputs = self.pipeline.process(Events([one.record for one in work.kept], self.schema))
         undeclared = {*outputs.rows, *outputs.passed} - {*self.pipeline.writes}
         if undeclared:
             raise RuntimeError(f"{self.pipeline.name} writes {undeclared}, which its row of the topology does not name")
-        # A duplicate within the batch of a record that turned out to be poison shares its fate: their replay keeps one.
-        rejected = {inspection.key(record) for record, _ in outputs.rejected}
-        if rejected:
-            first = {one.record.offset for one in kept}
-            outputs.rejected += [
-                (one.record, Poison("duplicate_of_poison"))
-                for one in good
-                if one.key in rejected and one.record.offset not in first
-            ]
+        work.dead += [dlq.Dead(record, poison, 5, inspection.tenant(record)) for record, poison in outputs.rejected]
         if failpoints.armed:
             failpoints.hit("5_process")
         return outputs
 
-    async def write(
-        self,
-        span: Range,
-        outputs: Outputs,
-        kept: Sequence[inspection.Inspected],
-        dead: list[dlq.Dead],
-        records: int,
-        namespace: str = "",
-    ) -> None:
-        """Insert the rows, then produce the DLQ records; adds what ClickHouse refuses to `dead`."""
+    async def write(self, work: Work, outputs: Outputs, namespace: str = "") -> None:
+        """Insert the rows, then produce the DLQ records, all confirmed when it returns."""
         # 6. write
-        dlq.check_limit(dead, records, self.parts.settings.dlq_ratio_max)
-        by_offset = {one.record.offset: one.record for one in kept}
-        for table, version, rows in self.blocks(outputs, kept):
-            name = token(self.pipeline.name, table, version.id, span, namespace)
-            source = (span.topic, span.partition)
-            insert = partial(self.parts.sink.insert, table, version, source, rows, name)
-            refused = await self._persist(TP(*source), insert)
-            dead += [dlq.Dead(by_offset[at], poison, 6, inspection.tenant(by_offset[at])) for at, poison in refused]
+        ratio_max, tp = self.parts.settings.dlq_ratio_max, work.batch.tp
+        dlq.check_limit(work.dead, len(work.batch.records), ratio_max)
+        by_offset = {one.record.offset: one.record for one in work.kept}
+        for table, version, rows in self.blocks(work, outputs):
+            name = token(self.pipeline.name, table, version.id, work.span, namespace)
+            refused = await self._persist(tp, partial(self.parts.sink.insert, table, version, tp, rows, name))
+            for offset, poison in refused:
+                work.dead.append(dlq.Dead(by_offset[offset], poison, 6, inspection.tenant(by_offset[offset])))
             metrics.INSERTED.labels(self.pipeline.name, table).inc(len(rows) - len(refused))
             if failpoints.armed:
                 failpoints.hit("6_insert")
-        dlq.check_limit(dead, records, self.parts.settings.dlq_ratio_max)
-        if dead:
-            entries = [dlq.entry(self.pipeline.dead.name, one, span, self.pipeline.name) for one in dead]
-            await self._persist(TP(span.topic, span.partition), partial(self.parts.producer.send_many, entries))
-            for one in dead:
-                metrics.DEAD.labels(self.pipeline.name, one.poison.reason).inc()
+        if work.dead:
+            work.dead += inspection.followers(work.good, work.kept, work.dead)
+            dlq.check_limit(work.dead, len(work.batch.records), ratio_max)
+            entries = [dlq.entry(self.pipeline.dead.name, one, work.span, self.pipeline.name) for one in work.dead]
+            await self._persist(tp, partial(self.parts.producer.send_many, entries))
         if failpoints.armed:
             failpoints.hit("6_write")
 
-    def blocks(
-        self, outputs: Outputs, kept: Sequence[inspection.Inspected]
-    ) -> list[tuple[str, Version, list[Row]]]:
+    def blocks(self, work: Work, outputs: Outputs) -> list[tuple[str, Version, list[Row]]]:
         """The rows of each insert: one block a table and schema version, in offset order."""
         found: list[tuple[str, Version, list[Row]]] = []
         for rows in outputs.passed:
             by_version: dict[int, tuple[Version, list[Row]]] = {}
-            for one in kept:
-                block = by_version.setdefault(one.version.id, (one.version, []))
-                block[1].append(Row(one.record.offset, (one.record.value or b"")[codec.PREFIX_BYTES :]))
+            for record, _, version in work.kept:
+                block = by_version.setdefault(version.id, (version, []))
+                block[1].append(Row(record.offset, (record.value or b"")[codec.PREFIX_BYTES :]))
             found += [(rows.table, *block) for block in by_version.values()]
         for rows, entries in outputs.rows.items():
             schema = codec.schema(rows.subject)
@@ -223,22 +217,32 @@ class Loop:
             found.append((rows.table, schema.latest, datums))
         return found
 
-    def remember(
-        self, span: Range, good: Sequence[inspection.Inspected], fresh: dict[bytes, int], dead: Sequence[dlq.Dead]
-    ) -> None:
+    def remember(self, work: Work) -> None:
         # 7. remember: the id of a poison record is not taken, so that its replay after a fix passes.
-        gone = {one.record.offset for one in dead}
-        taken = {key: offset for key, offset in fresh.items() if offset not in gone} if gone else fresh
-        self.seen.remember(span.partition, taken, Applied(span.topic_id, span.last))
+        if work.dead:
+            gone = {one.record.offset for one in work.dead}
+            work.fresh = {key: offset for key, offset in work.fresh.items() if offset not in gone}
+        self.seen.remember(work.span.partition, work.fresh, Applied(work.span.topic_id, work.span.last))
         if failpoints.armed:
             failpoints.hit("7_remember")
 
-    def commit(self, span: Range) -> None:
-        self.durable[TP(span.topic, span.partition)] = span.last
+    def commit(self, work: Work) -> None:
         # 8. commit: not awaited, so that it shares a request with the next "open".
-        self.parts.progress.close(TP(span.topic, span.partition), span.last + 1)
+        self.parts.progress.close(work.batch.tp, work.span.last + 1)
+        self.durable[work.batch.tp] = work.span.last
         if failpoints.armed:
             failpoints.hit("8_commit")
+
+    def _report(self, work: Work, began_ns: int) -> None:
+        name, duplicates = self.pipeline.name, len(work.good) - len(work.kept)
+        metrics.CONSUMED.labels(name).inc(len(work.batch.records))
+        metrics.DUPLICATES.labels(name).inc(duplicates)
+        for one in work.dead:
+            metrics.DEAD.labels(name, one.poison.reason).inc()
+        inspection.observe(name, work.batch, began_ns)
+        counts = {"records": len(work.batch.records), "duplicates": duplicates, "dead": len(work.dead)}
+        bounds = {"partition": work.span.partition, "first": work.span.first, "last": work.span.last}
+        self._log.info("batch", **bounds, **counts, replayed=work.batch.replayed)
 
     async def _persist(self, tp: TP, write: Callable[[], Awaitable[T]]) -> T:
         """Repeat a write while the next system pushes back: the partition is held, heartbeats and others go on."""

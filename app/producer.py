@@ -7,6 +7,7 @@ still arrive after it was raised. Whoever retries does it with the same event id
 import asyncio
 import contextlib
 import threading
+import time
 from collections.abc import Awaitable, Iterable
 from typing import Final, NamedTuple
 
@@ -15,6 +16,7 @@ import structlog
 from confluent_kafka import KafkaError, KafkaException
 
 from app.telemetry import metrics
+from schemas.envelope import Headers
 
 LINGER_MS: Final = 2  # one client alone waits this long; under load batches fill by themselves
 QUEUE_RECORDS_MAX: Final = 200_000  # librdkafka's own queue; about 0.5 kB of bookkeeping each
@@ -26,6 +28,8 @@ RECONNECT_MS_MAX: Final = 1_000  # back within about a second of the broker
 SOCKET_TIMEOUT_MS: Final = 10_000  # a request in flight on a dead connection; above any healthy produce
 RETRY_BACKOFF_MS_MAX: Final = 500  # a retry still fits into the delivery time of the edge
 
+WARN_EVERY_S: Final = 10.0  # a broker that is away fails to connect twice a second
+
 log = structlog.get_logger(__name__)
 
 
@@ -35,7 +39,7 @@ class Record(NamedTuple):
     topic: str
     key: bytes
     value: bytes
-    headers: list[tuple[str, bytes]]
+    headers: Headers
 
 
 class NotProduced(Exception):  # noqa: N818 - it names what is known: no confirmation came
@@ -69,7 +73,14 @@ class _Confirmation:
 class Producer:
     """One librdkafka producer, one poller thread, one event loop. Create and close it inside the loop."""
 
-    def __init__(self, bootstrap: str, *, timeout_ms: int, client_id: str = "afluente") -> None:
+    def __init__(
+        self,
+        bootstrap: str,
+        *,
+        timeout_ms: int,
+        client_id: str = "afluente",
+        queue_kilobytes_max: int = QUEUE_KILOBYTES_MAX,
+    ) -> None:
         self._timeout_s = timeout_ms / 1000
         self._options: dict[str, str | int | float | bool] = {
             "bootstrap.servers": bootstrap,
@@ -82,7 +93,7 @@ class Producer:
             "linger.ms": LINGER_MS,
             "delivery.timeout.ms": timeout_ms,
             "queue.buffering.max.messages": QUEUE_RECORDS_MAX,
-            "queue.buffering.max.kbytes": QUEUE_KILOBYTES_MAX,
+            "queue.buffering.max.kbytes": queue_kilobytes_max,
             "message.max.bytes": RECORD_BYTES_MAX,
             "reconnect.backoff.ms": 100,
             "reconnect.backoff.max.ms": RECONNECT_MS_MAX,
@@ -95,6 +106,7 @@ class Producer:
         self._finished: list[_Confirmation] = []
         self._closing = threading.Event()
         self._fatal = threading.Event()
+        self._warned_at = -WARN_EVERY_S
         self._retired: list[confluent_kafka.Producer] = []
         self._kafka = self._connect()
         self._poller = threading.Thread(target=self._poll, name="producer-poller", daemon=True)
@@ -105,7 +117,7 @@ class Producer:
         """Records that wait for a confirmation."""
         return len(self._kafka)
 
-    def send(self, topic: str, key: bytes, value: bytes, headers: list[tuple[str, bytes]]) -> Awaitable[None]:
+    def send(self, topic: str, key: bytes, value: bytes, headers: Headers) -> Awaitable[None]:
         """Produce one record; the awaitable ends when the broker has confirmed it, or raises NotProduced."""
         return self.send_many([Record(topic, key, value, headers)])
 
@@ -128,6 +140,18 @@ class Producer:
             raise failure
         self._count(records, "confirmed")
 
+    async def topics(self, timeout_s: float) -> set[str]:
+        """The topics the brokers know. NotProduced when none answers in time. For probes, not for the path."""
+        try:
+            found = await asyncio.to_thread(self._kafka.list_topics, timeout=timeout_s)
+        except KafkaException as exception:
+            raise _not_produced(exception.args[0]) from None
+        return set(found.topics)
+
+    def abandon(self) -> None:
+        """Give up on everything queued or in flight: those who wait get NotProduced. What arrives, arrives."""
+        self._kafka.purge()
+
     async def close(self) -> None:
         """Send what is queued, for at most CLOSE_S, then stop. What is left then is reported as not produced."""
         self._closing.set()
@@ -142,7 +166,7 @@ class Producer:
         produce = self._kafka.produce
         try:
             for topic, key, value, headers in records:
-                produce(topic, value, key, on_delivery=confirmation, headers=headers)
+                produce(topic, value, key, on_delivery=confirmation, headers=headers)  # type: ignore[arg-type]
         except BufferError:
             # Those before may arrive, as after any NotProduced; nobody waits for this confirmation any more.
             self._count(records, "queue_full")
@@ -161,7 +185,10 @@ class Producer:
         # idempotent producer is broken for good, and a new producer (a new producer id) goes on.
         if error.fatal():
             self._fatal.set()
-        log.warning("kafka producer", error=error.name(), detail=error.str(), fatal=error.fatal())
+        now = time.monotonic()
+        if error.fatal() or now - self._warned_at >= WARN_EVERY_S:
+            self._warned_at = now
+            log.warning("kafka producer", error=error.name(), detail=error.str(), fatal=error.fatal())
 
     def _replace(self) -> None:
         # The poller goes on serving the old one until its delivery reports (all failed) have reached their waiters.
@@ -225,6 +252,6 @@ def _not_produced(error: KafkaError) -> NotProduced:
         return NotProduced("timeout", "Kafka did not confirm in time")
     if code == KafkaError.MSG_SIZE_TOO_LARGE:
         return NotProduced("too_large", error.str())
-    if code in {KafkaError._QUEUE_FULL}:  # noqa: SLF001
+    if code == KafkaError._QUEUE_FULL:  # noqa: SLF001
         return NotProduced("queue_full", error.str())
     return NotProduced("broker", f"{error.name()}: {error.str()}")

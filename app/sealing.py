@@ -30,7 +30,7 @@ class Sealer:
         self._aead = AESGCM(derive(master_key, purpose))
 
     def seal(self, secret: bytes, context: str) -> bytes:
-        """nonce + ciphertext + tag."""
+        """Nonce, ciphertext and tag in one."""
         nonce = os.urandom(NONCE_BYTES)
         return nonce + self._aead.encrypt(nonce, secret, context.encode())
 

@@ -13,16 +13,14 @@ from typing import Self
 from pydantic import Field, PostgresDsn, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-GROUP_ID = "afluente"  # the consumer group of the worker: one Faust app, one group
+GROUP_ID = "afluente"  # one Faust app, one consumer group: every worker shares its partitions
 MASTER_KEY_BYTES = 32  # AES-256 and HKDF-SHA256 input: anything shorter weakens both
 
 
 class Settings(BaseSettings):
     """The resolved configuration. Numbers carry their unit as the last word of their name."""
 
-    model_config = SettingsConfigDict(
-        env_prefix="AFLUENTE_", extra="forbid", frozen=True, hide_input_in_errors=True
-    )
+    model_config = SettingsConfigDict(env_prefix="AFLUENTE_", extra="forbid", frozen=True, hide_input_in_errors=True)
 
     # Places and ports of the embedded stack, all on loopback.
     home: Path = Field(default=Path(".afluente"), description="data folder of the embedded stack")
@@ -35,6 +33,9 @@ class Settings(BaseSettings):
     # Where the parts are; empty means the embedded one on the port above.
     kafka_url: str = Field(default="", description="bootstrap servers, host:port[,host:port]")
     postgres_url: SecretStr = Field(default=SecretStr(""), description="postgresql://user:password@host/db")
+    postgres_owner_url: SecretStr = Field(
+        default=SecretStr(""), description="as postgres_url, for the role that owns the tables; read by migrate alone"
+    )
     clickhouse_url: str = Field(default="", description="http(s)://host:port")
     clickhouse_user: str = "default"
     clickhouse_password: SecretStr = SecretStr("")
@@ -97,6 +98,8 @@ class Settings(BaseSettings):
             url = f"postgresql://afluente@127.0.0.1:{self.postgres_port}/afluente"
             self.__dict__["postgres_url"] = SecretStr(url)
         PostgresDsn(self.postgres_url.get_secret_value())
+        if self.postgres_owner_url.get_secret_value():
+            PostgresDsn(self.postgres_owner_url.get_secret_value())
         return self
 
     @property

@@ -11,23 +11,29 @@ from collections.abc import AsyncIterator, Iterable, Mapping
 from typing import Any, ClassVar, Protocol
 
 import aiokafka
-from aiokafka.errors import CommitFailedError, IllegalGenerationError, IllegalStateError, RebalanceInProgressError
-from aiokafka.errors import UnknownMemberIdError
+import structlog
+from aiokafka.errors import (
+    CommitFailedError,
+    IllegalGenerationError,
+    IllegalStateError,
+    RebalanceInProgressError,
+    UnknownMemberIdError,
+)
 from aiokafka.structs import OffsetAndMetadata, TopicPartition
 from faust.transport.drivers import aiokafka as driver
 from faust.types import ConsumerMessage
 
 from app.batch import TP, Accumulator, Bounds, RecordBatch
+from app.errors import Fenced
+from app.lifecycle import stop_loudly
+
+log = structlog.get_logger(__name__)
 
 POLL_RECORDS_MAX = 4_000  # records decoded in one go: 20 ms of the consumer thread, so that a commit never waits longer
 POLL_S = 0.1  # longest wait of one poll: bounds how late a freed partition is polled again
 FETCH_WAIT_MS = 100  # the broker's long poll; Faust's 1500 would delay a partition freed in between
 
 STALE = (CommitFailedError, IllegalGenerationError, IllegalStateError, RebalanceInProgressError, UnknownMemberIdError)
-
-
-class Fenced(Exception):  # noqa: N818 - a state, like Backpressure: the partition is no longer ours
-    """The group has moved on: what is in flight is dropped without commit, and its new owner replays it."""
 
 
 class Ownership(Protocol):
@@ -42,15 +48,24 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
 
     def _create_worker_consumer(self, transport: Any) -> aiokafka.AIOKafkaConsumer:
         consumer = super()._create_worker_consumer(transport)
-        consumer._fetch_max_wait_ms = FETCH_WAIT_MS
+        consumer._fetch_max_wait_ms = FETCH_WAIT_MS  # noqa: SLF001 - Faust hard-codes it and gives no setting
         return consumer
+
+    async def poll(self, partitions: set[TP]) -> Mapping[TP, list[Any]]:
+        """The next records of those partitions; empty when none came within POLL_S."""
+        wanted: Any = partitions
+        found: Any = await self.getmany(wanted, POLL_S)
+        return {TP(*tp): records for tp, records in found.items()}
 
     async def seek_to(self, tp: TP, offset: int) -> None:
         """Set the fetch position. Raises Fenced when the partition is not assigned."""
         try:
-            await self.call_thread(self.seek, tp, offset)
+            await self.call_thread(self._seek_here, tp, offset)
         except IllegalStateError as error:
             raise Fenced("seek") from error
+
+    async def _seek_here(self, tp: TP, offset: int) -> None:
+        self._ensure_consumer().seek(TopicPartition(*tp), offset)
 
     async def commit_ranges(self, positions: Mapping[TP, tuple[int, str]]) -> None:
         """Commit offset and metadata of several partitions in one request. Raises Fenced for a stale member."""
@@ -74,11 +89,12 @@ class Consumer(driver.Consumer):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.ownership = self.app.ownership
-        self.bounds = self.app.bounds
-        self.buffer_bytes_max = self.app.buffer_bytes_max
+        app: Any = self.app
+        self.ownership = app.ownership
+        self.bounds = app.bounds
+        self.buffer_bytes_max = app.buffer_bytes_max
         self._buffers: dict[TP, Accumulator] = {}
-        self._in_flight: set[TP] = set()
+        self._in_flight: dict[TP, RecordBatch] = {}
         self._held: set[TP] = set()
         self._wake = asyncio.Event()
         self._poll: asyncio.Task[Mapping[TP, list[Any]]] | None = None
@@ -106,10 +122,15 @@ class Consumer(driver.Consumer):
         self._buffers[tp] = buffer
         self._wake.set()
 
-    def release(self, tp: TP) -> None:
+    def owns(self, batch: RecordBatch) -> bool:
+        """Whether a batch that was yielded is still to be carried: not revoked since, and not while we drain."""
+        return self._in_flight.get(batch.tp) is batch and not self._draining
+
+    def release(self, batch: RecordBatch) -> None:
         """The batch in flight is durable: the next one of this partition may go."""
-        self._in_flight.discard(tp)
-        self._wake.set()
+        if self._in_flight.get(batch.tp) is batch:
+            del self._in_flight[batch.tp]
+            self._wake.set()
 
     def hold(self, tp: TP) -> bool:
         """Backpressure: fetch no more of this partition until `resume`. False when it is held already."""
@@ -141,11 +162,12 @@ class Consumer(driver.Consumer):
 
     async def on_partitions_revoked(self, revoked: Iterable[Any]) -> None:
         partitions = {TP(*tp) for tp in revoked}
-        await self.ownership.revoked(partitions)
+        # First, so that no batch starts while those in flight are waited for.
         for tp in partitions:
             self._buffers.pop(tp, None)
-            self._in_flight.discard(tp)
+            self._in_flight.pop(tp, None)
             self._held.discard(tp)
+        await self.ownership.revoked(partitions)
         await super().on_partitions_revoked(set(revoked))
 
     async def on_partitions_assigned(self, assigned: Iterable[Any], generation_id: int = 0) -> None:
@@ -165,11 +187,14 @@ class Consumer(driver.Consumer):
     def verify_event_path(self, now: float, tp: Any) -> None:
         """Nothing: Faust's livelock text looks at its own acks. `afluente_lag_records` tells the truth."""
 
-    async def getmany(self, timeout: float) -> AsyncIterator[tuple[Any, ConsumerMessage]]:
+    async def getmany(self, timeout: float) -> AsyncIterator[tuple[Any, ConsumerMessage]]:  # noqa: ASYNC109 - Faust's
         """Yield the batches that are due; return when there is none, for Faust to call again."""
         if not self.flow_active:
-            await self.wait(self.can_resume_flow)
-        await self._fill(timeout)
+            await self.wait(self.can_resume_flow.wait())
+        try:
+            await self._fill(timeout)
+        except Exception as error:  # noqa: BLE001 - Faust would restart the fetcher past what was not delivered
+            stop_loudly(log, error)
         now = self.loop.time()
         for tp, buffer in list(self._buffers.items()):
             if self._draining or not self.flow_active:
@@ -178,20 +203,20 @@ class Consumer(driver.Consumer):
                 continue
             batch = buffer.cut(now)
             if batch is not None:
-                self._in_flight.add(tp)
+                self._in_flight[tp] = batch
                 yield tp, self._batch_message(batch)
 
-    async def _fill(self, timeout: float) -> None:
-        """Wait until a poll brings records, a batch is due, a partition is freed, or `timeout` seconds are over."""
+    async def _fill(self, wait_s_max: float) -> None:
+        """Wait until a poll brings records, a batch is due, a partition is freed, or the time is over."""
         self._wake.clear()
         now = self.loop.time()
         due = [buffer.due_at() for tp, buffer in self._buffers.items() if tp not in self._in_flight]
-        wait_s = max(0.0, min([timeout, *(at - now for at in due if at is not None)]))
+        wait_s = max(0.0, min([wait_s_max, *(at - now for at in due if at is not None)]))
         if self._poll is None:
             self._polled = self._free()
             # aiokafka takes an empty set for "all partitions".
             if self._polled:
-                self._poll = asyncio.ensure_future(self._thread.getmany(set(self._polled), POLL_S))
+                self._poll = asyncio.ensure_future(self._thread.poll(set(self._polled)))
         woken = asyncio.ensure_future(self._wake.wait())
         waiting: set[asyncio.Future[Any]] = {woken} | ({self._poll} if self._poll is not None else set())
         await asyncio.wait(waiting, timeout=wait_s, return_when=asyncio.FIRST_COMPLETED)
@@ -213,14 +238,15 @@ class Consumer(driver.Consumer):
             return
         poll, self._poll = self._poll, None
         now = self.loop.time()
-        for found, records in poll.result().items():
-            tp = TP(*found)
+        for tp, records in poll.result().items():
             # Records of a partition that was revoked during the poll are its next owner's.
             if tp in self._polled and self._buffers.get(tp) is self._polled[tp]:
                 self._polled[tp].add(records, now)
 
     def _batch_message(self, batch: RecordBatch) -> ConsumerMessage:
         last = batch.records[-1]
+        value: Any = batch
+        tp: Any = batch.tp
         return ConsumerMessage(
             topic=batch.tp.topic,
             partition=batch.tp.partition,
@@ -229,9 +255,9 @@ class Consumer(driver.Consumer):
             timestamp_type=0,
             headers=[],
             key=None,
-            value=batch,
+            value=value,
             checksum=None,
-            tp=batch.tp,
+            tp=tp,
             generation_id=self.app.consumer_generation_id,
         )
 

@@ -9,7 +9,7 @@ with parts of the block and no table behind; they go to the DLQ and the rest is 
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import aiohttp
 import fastavro
@@ -182,7 +182,7 @@ class ClickHouseSink:
                 status = answer.status
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise Backpressure(f"clickhouse {type(error).__name__}") from error
-        if status == 200 and code is None:  # noqa: PLR2004
+        if status == 200 and code is None:
             return text
         raise _failure(status, code, text)
 

@@ -1,0 +1,82 @@
+# Afluente: `make` lists what there is. Needs Python 3.11 or newer and nothing else; every target brings what it needs.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+LOCAL := $(VENV)/.installed-local
+DEV := $(VENV)/.installed-dev
+PIP := $(BIN)/python -m pip install --disable-pip-version-check --require-hashes --no-deps --progress-bar on
+
+.DEFAULT_GOAL := help
+.PHONY: help setup setup-dev up down clean demo test test-fault bench check lock FORCE
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@echo '  ./afluente --help   everything else'
+
+setup: $(LOCAL) ## .venv with all that the stack needs, from the lock with hashes
+
+setup-dev: $(DEV) ## the same, and what the tests and checks need
+
+up: setup ## start Kafka, Postgres, ClickHouse, the edge and a worker
+	@./afluente up
+
+down: setup ## stop them; the data stays
+	@./afluente down
+
+clean: setup ## stop them and remove the data (AFLUENTE_HOME)
+	@./afluente clean --yes
+
+demo: setup ## real traffic through all of it, a worker killed on the way, and the count at the end
+	@./afluente demo
+
+test: setup-dev ## all tests but the fault suite, on real parts
+	@$(BIN)/python -m pytest -q --ignore=tests/fault
+
+test-fault: setup-dev ## kill -9 at every step, rebalances, outages
+	@$(BIN)/python -m pytest -q tests/fault
+
+bench: setup-dev ## the benchmarks of loadtest/, with their conditions
+	@$(BIN)/python -m loadtest.bench
+
+check: setup-dev ## format, lint, types, import rules
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+
+lock: setup-dev ## resolve requirements*.in and jars.toml anew (needs uv)
+	@command -v uv > /dev/null || { echo "error: make lock needs uv (pip install uv)" >&2; exit 1; }
+	uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+	  -o requirements-dev.txt requirements-dev.in
+	uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+	  -c requirements-dev.txt -o requirements-local.txt requirements-local.in
+	uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+	  -c requirements-dev.txt -o requirements.txt requirements.in
+	$(BIN)/python -m infra.local.jars
+
+# A stamp holds the hash of the lock it was made from, so a changed lock installs and an unchanged one costs nothing,
+# whatever the dates of a fresh clone say.
+$(LOCAL): FORCE
+	@$(call install,requirements-local.txt,$(LOCAL))
+
+$(DEV): FORCE
+	@$(call install,requirements-dev.txt,$(DEV))
+
+FORCE:
+
+define install
+set -eu; \
+if [ ! -x $(BIN)/python ]; then \
+  command -v $(PYTHON) > /dev/null || { echo "error: $(PYTHON) is not here; Afluente needs Python 3.11 or newer (make PYTHON=/path/to/python3 ...)" >&2; exit 1; }; \
+  $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+    echo "error: $$($(PYTHON) --version) is too old: Afluente needs Python 3.11 or newer (make PYTHON=/path/to/python3.11 ...)" >&2; exit 1; }; \
+  echo "creating $(VENV) with $$($(PYTHON) --version)"; \
+  $(PYTHON) -m venv $(VENV) || { echo "error: the venv module is missing (on Debian: apt-get install python3-venv)" >&2; rm -rf $(VENV); exit 1; }; \
+fi; \
+want=$$($(BIN)/python -c 'import hashlib, sys; print(hashlib.sha256(open(sys.argv[1], "rb").read()).hexdigest())' $(1)); \
+if [ "$$(cat $(2) 2> /dev/null)" != "$$want" ]; then \
+  echo "installing $(1) into $(VENV)"; \
+  $(PIP) -r $(1); \
+  echo "$$want" > $(2); \
+fi
+endef

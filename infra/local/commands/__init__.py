@@ -1,0 +1,1 @@
+"""The commands of `./afluente`, one module each. infra/local/cli.py lists them all."""

@@ -1,0 +1,39 @@
+"""`./afluente worker`: one more Faust worker in the foreground, started the way a Faust user knows."""
+
+import os
+from typing import Annotated
+
+import typer
+
+from infra.local.environment import STACK_MARK
+from infra.local.faults import Fault
+from infra.local.home import ROOT
+from infra.local.parts import worker_command
+from infra.local.stack import Stack
+
+
+def worker(
+    name: Annotated[
+        str, typer.Option("--id", metavar="NAME", help="Its name in the consumer group (AFLUENTE_WORKER_ID).")
+    ] = "",
+) -> None:
+    """Run a worker here, until Ctrl-C: [bold]faust -A agents.worker worker -l info[/] with the stack's environment.
+
+    Beside the stack's own worker (whose name is 0) give it another name; it then listens on any free port.
+    """
+    stack = Stack()
+    environ = stack.environ | {"MALLOC_ARENA_MAX": "2"}
+    environ.pop(STACK_MARK, None)  # it belongs to this terminal, not to the supervisor
+    if name:
+        environ["AFLUENTE_WORKER_ID"] = name
+        environ.setdefault("AFLUENTE_WORKER_PORT", "0")
+    record = stack.records().get("worker")
+    process = record.identity.process() if record and record.identity else None
+    if process and environ.get("AFLUENTE_WORKER_ID", "0") == "0":
+        raise Fault(
+            f"This stack has its worker 0 already (pid {process.pid}), and two of one name fence each other.\n"
+            "Give this one another name (`./afluente worker --id 1`), or `./afluente stop worker` first."
+        )
+    os.chdir(ROOT)
+    command = worker_command()
+    os.execve(command[0], ["faust", *command[1:]], environ)  # noqa: S606 - replaces this process: signals go to Faust

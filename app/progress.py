@@ -15,6 +15,7 @@ from aiokafka.structs import OffsetAndMetadata, TopicPartition
 from app.batch import TP
 from app.ranges import Range
 from app.telemetry import metrics
+from app.transport import Fenced
 
 PROBE_TEXT = "afluente keeps its pending ranges here"
 
@@ -39,7 +40,7 @@ class Progress:
     def __init__(self, committer: Committer) -> None:
         self._committer = committer
         self._wanted: dict[TP, tuple[int, str]] = {}
-        self._waiters: list[asyncio.Future[None]] = []
+        self._waiters: list[tuple[TP, asyncio.Future[None]]] = []
         self._task: asyncio.Task[None] | None = None
 
     async def open(self, span: Range) -> None:
@@ -59,14 +60,19 @@ class Progress:
             self._task.result()
 
     def forget(self, partitions: set[TP]) -> None:
-        """Drop what was wanted for partitions that have been revoked."""
+        """Drop what was wanted for partitions that have been revoked; whoever waits for one of them is Fenced."""
         for tp in partitions:
             self._wanted.pop(tp, None)
+        # Left in place, such a waiter would take the next request of another partition for its own.
+        for tp, waiter in self._waiters:
+            if tp in partitions and not waiter.done():
+                waiter.set_exception(Fenced("revoked before its range was opened"))
+        self._waiters = [(tp, waiter) for tp, waiter in self._waiters if tp not in partitions]
 
     async def _want(self, tp: TP, position: tuple[int, str]) -> None:
         self._wanted[tp] = position
         waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiters.append(waiter)
+        self._waiters.append((tp, waiter))
         self._start()
         await waiter
 
@@ -77,22 +83,26 @@ class Progress:
     async def _run(self) -> None:
         # One turn of the loop, so that partitions that finish together share a request.
         await asyncio.sleep(0)
+        untold: Exception | None = None
         while self._wanted:
             positions, self._wanted = self._wanted, {}
             waiters, self._waiters = self._waiters, []
             try:
                 with metrics.COMMIT_SECONDS.time():
                     await self._committer.commit_ranges(positions)
-            except Exception as error:
-                for waiter in waiters:
+            except Exception as error:  # noqa: BLE001 - told to whoever waits, or by flush
+                for _, waiter in waiters:
                     if not waiter.done():
                         waiter.set_exception(error)
                 if not waiters:
-                    raise
+                    # What gathered meanwhile still needs its request: its waiters have nobody else.
+                    untold = error
             else:
-                for waiter in waiters:
+                for _, waiter in waiters:
                     if not waiter.done():
                         waiter.set_result(None)
+        if untold is not None:
+            raise untold
 
 
 async def read(bootstrap: str, group: str, partitions: set[TP]) -> dict[TP, tuple[int, Range | None]]:

@@ -1,4 +1,4 @@
-"""What the embedded stack consists of: one row a part, in the order of the data path. The supervisor knows nothing else.
+"""What the embedded stack consists of: one row a part, in the order of the data path.
 
 A new part (Kafka Connect with Debezium, say) is one more row in PARTS and one more module beside kafka.py.
 """

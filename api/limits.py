@@ -1,0 +1,83 @@
+"""What the edge refuses so that it stays up: bytes in flight for all, events a second for one tenant."""
+
+import math
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Final, Self
+
+from api.errors import Refusal, unavailable
+from app.credentials import Credential
+from app.telemetry import metrics
+
+BUCKETS_MAX: Final = 20_000  # tenants whose rate is remembered; forgetting one gives it a full second once
+
+
+class InFlight:
+    """Counts the body bytes held in memory over all requests. Above the limit, requests get 503 at once."""
+
+    def __init__(self, bytes_max: int) -> None:
+        self._bytes_max = bytes_max
+        self.bytes = 0
+        metrics.IN_FLIGHT_BYTES.set_function(lambda: self.bytes)
+
+    def hold(self) -> "Hold":
+        """What one request holds, given back at the end of the `with`."""
+        return Hold(self)
+
+    def take(self, count: int) -> None:
+        """Add bytes, or refuse."""
+        if self.bytes + count > self._bytes_max:
+            raise unavailable("busy", "too many bytes are in flight at this edge. Send the same request again.")
+        self.bytes += count
+
+
+class Hold:
+    """Bytes of one request. Taken as they arrive: a client that announces much and sends nothing holds nothing."""
+
+    __slots__ = ("_all", "_held")
+
+    def __init__(self, everything: InFlight) -> None:
+        self._all = everything
+        self._held = 0
+
+    def take(self, count: int) -> None:
+        """Hold so many bytes more."""
+        self._all.take(count)
+        self._held += count
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        self._all.bytes -= self._held
+
+
+class Rates:
+    """One bucket a tenant that has a limit. It holds a second's worth and may go into debt by one request.
+
+    The debt lets a batch larger than a second's worth through once; the tenant then waits until it is paid.
+    Each edge process counts for itself: with N processes a tenant may reach N times its limit.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()
+
+    def spend(self, credential: Credential, events: int) -> None:
+        """Take `events` from the tenant's bucket, or refuse with 429 and the seconds to wait."""
+        rate = credential.rate_limit_per_s
+        if rate is None:
+            return
+        now = self._clock()
+        size = max(rate, 1.0)
+        level, since = self._buckets.get(credential.tenant_id, (size, now))
+        level = min(size, level + (now - since) * rate)
+        if level <= 0:
+            wait = max(1, math.ceil(-level / rate))
+            text = f"this tenant's limit is {rate:g} events a second"
+            raise Refusal(429, "rate_limited", text, headers={"Retry-After": str(wait)})
+        self._buckets[credential.tenant_id] = (level - events, now)
+        self._buckets.move_to_end(credential.tenant_id)
+        if len(self._buckets) > BUCKETS_MAX:
+            self._buckets.popitem(last=False)

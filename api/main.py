@@ -1,0 +1,83 @@
+"""The entry of the edge: builds its parts in order, mounts its routes, serves. `python -m api.main`."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import structlog
+import uvicorn
+from fastapi import FastAPI
+from fastapi_offline import FastAPIOffline
+
+from api import contract, errors, health, reading, snippet, tracking, webhooks
+from api.cors import Cors
+from api.cursor import Cursors
+from api.deps import Edge
+from api.limits import InFlight, Rates
+from api.observe import Observe
+from api.reading_store import ReadingStore
+from api.server import config_for
+from app import credentials
+from app.codec import Codec
+from app.producer import Producer
+from app.pseudonym import Pseudonymiser
+from app.settings import Settings
+from app.telemetry import logs, traces
+
+log = structlog.get_logger(__name__)
+
+
+def create_app(settings: Settings | None = None) -> FastAPI:
+    """The application. Its parts live from the first request's turn to the end of the last."""
+    settings = settings or Settings.load()
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        master_key = settings.master_key_bytes
+        provider = traces.configure("afluente-edge", settings.otlp_endpoint)
+        pool = await credentials.connect(settings.postgres_url.get_secret_value())
+        edge = Edge(
+            credentials=credentials.Credentials(pool, master_key, cache_s=settings.credential_cache_s),
+            producer=Producer(settings.kafka_url, timeout_ms=settings.produce_timeout_ms, client_id="afluente-edge"),
+            codec=Codec.load(settings.schema_registry_url),
+            people=Pseudonymiser(master_key),
+            in_flight=InFlight(settings.edge_in_flight_bytes_max),
+            rates=Rates(),
+            store=ReadingStore(settings),
+            cursors=Cursors(master_key),
+        )
+        app.state.edge = edge
+        app.state.probes = health.Probes(edge)
+        app.state.probes.start()
+        log.info("edge started", port=settings.edge_port)
+        yield
+        await app.state.probes.stop()
+        await edge.producer.close()
+        await edge.store.close()
+        await pool.close()
+        if provider is not None:
+            provider.shutdown()
+
+    app = FastAPIOffline(
+        title="Afluente", version="0.1.0", description=contract.DESCRIPTION, lifespan=lifespan, redoc_url=None
+    )
+    app.include_router(tracking.router)
+    app.include_router(webhooks.router)
+    app.include_router(reading.router)
+    app.include_router(health.router)
+    app.include_router(snippet.router)
+    errors.install(app)
+    contract.install(app)
+    app.add_middleware(Cors)
+    app.add_middleware(Observe)
+    return app
+
+
+def main() -> None:
+    """Serve until SIGTERM; requests in progress are answered first."""
+    settings = Settings.load()
+    logs.configure(settings.log_level)
+    uvicorn.Server(config_for(create_app(settings), settings)).run()
+
+
+if __name__ == "__main__":
+    main()

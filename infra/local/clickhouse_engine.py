@@ -1,0 +1,241 @@
+"""The ClickHouse engine inside the stand-in: chdb's connections, settings, inserts in streams, bounded memory.
+
+chdb has one engine a process and any number of connections to it; a connection is a session (its own SET and USE),
+opens in 0.1 ms, releases the interpreter lock while it works, and may be used from one thread after another. So each
+request gets a fresh connection and settings never leak from one request into the next.
+"""
+
+import contextlib
+import fcntl
+import re
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from xml.sax.saxutils import escape
+
+from chdb import _chdb as chdb_native
+
+from infra.local.clickhouse_recovery import forget_lost_parts
+
+connect: Any = getattr(chdb_native, "connect")  # noqa: B009 - absent from chdb's type stubs
+
+MIB = 1 << 20
+SERVER_MEMORY_BYTES = 600 * MIB  # the engine's share of an embedded stack that idles under 1.5 GB
+QUERY_MEMORY_BYTES = 400 * MIB  # one query cannot take it all: inserts go on beside it
+CACHE_BYTES = 16 * MIB  # of each cache: the defaults are 5 GB, sized for servers with hundreds of GB
+BACKGROUND_THREADS = 2  # merges and mutations: two cores
+THREADS_MAX = 200  # of the global pool; the default of 10,000 is for a large server
+
+# Server settings of a small machine. Parts are fsynced before an insert is acknowledged: the offset of its records is
+# committed right after, so the rows must outlive a power cut, not only a kill -9.
+SERVER_SETTINGS: dict[str, int] = {
+    "max_server_memory_usage": SERVER_MEMORY_BYTES,
+    "mark_cache_size": CACHE_BYTES,
+    "primary_index_cache_size": CACHE_BYTES,
+    "index_mark_cache_size": CACHE_BYTES,
+    "query_condition_cache_size": CACHE_BYTES,
+    "compiled_expression_cache_size": CACHE_BYTES,
+    "vector_similarity_index_cache_size": CACHE_BYTES,
+    "text_index_tokens_cache_size": CACHE_BYTES,
+    "text_index_header_cache_size": CACHE_BYTES,
+    "text_index_postings_cache_size": CACHE_BYTES,
+    "parquet_metadata_cache_size": CACHE_BYTES,
+    "background_pool_size": BACKGROUND_THREADS,
+    "background_schedule_pool_size": BACKGROUND_THREADS,
+    "max_thread_pool_size": THREADS_MAX,
+}
+MERGE_TREE_SETTINGS: dict[str, int] = {"fsync_after_insert": 1, "fsync_part_directory": 1}
+SESSION_DEFAULTS: dict[str, int] = {
+    "max_memory_usage": QUERY_MEMORY_BYTES,
+    "async_insert": 0,  # an acknowledged insert is a part on disk, never a buffer
+}
+UNKNOWN_EXCEPTION = 1002  # ClickHouse's code for what has none
+ERROR_CODE = re.compile(r"Code: (\d+)")
+ERROR_NAME = re.compile(r"\(([A-Z][A-Z0-9_]+)\)(?: \(version [^)]*\))?\s*$")
+PATH_ALLOWED = re.compile(r"[^?&%#'\\\n]+")  # the engine takes its folder inside a URL-like string
+
+
+class QueryFailed(Exception):  # noqa: N818 - named as the client sees it
+    """The engine said no: its code and its text, as a ClickHouse server would send them."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self.text = text
+        found = ERROR_CODE.search(text)
+        self.code = int(found.group(1)) if found else UNKNOWN_EXCEPTION
+        name = ERROR_NAME.search(text)
+        self.name = name.group(1) if name else "UNKNOWN_EXCEPTION"
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What one statement gave: its output (empty when it went into a pipe) and the figures of the summary header."""
+
+    body: bytes = b""
+    read_rows: int = 0
+    read_bytes: int = 0
+    written_rows: int = 0
+    written_bytes: int = 0
+    result_rows: int = 0
+    elapsed_ns: int = 0
+
+
+def quoted(text: str) -> str:
+    """A string literal of ClickHouse SQL."""
+    return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
+
+
+def _config_xml() -> str:
+    def lines(settings: Mapping[str, int]) -> str:
+        return "".join(f"<{escape(name)}>{value}</{escape(name)}>" for name, value in settings.items())
+
+    return f"<clickhouse>{lines(SERVER_SETTINGS)}<merge_tree>{lines(MERGE_TREE_SETTINGS)}</merge_tree></clickhouse>\n"
+
+
+class Engine:
+    """The one engine of this process, open on its data folder for as long as this object is."""
+
+    def __init__(self, folder: Path) -> None:
+        folder = folder.resolve()
+        if not PATH_ALLOWED.fullmatch(str(folder)):
+            raise ValueError(f"data folder {folder}: the characters ? & % # ' \\ are not allowed in AFLUENTE_HOME")
+        folder.mkdir(parents=True, exist_ok=True)
+        self._lock = (folder / "afluente.lock").open("w")
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the system lets go of it when we are killed
+        except OSError as error:
+            raise ValueError(f"{folder} is in use by another process") from error
+        forget_lost_parts(folder)
+        config = folder / "afluente-config.xml"
+        config.write_text(_config_xml())
+        options = "&".join(f"{name}={value}" for name, value in SESSION_DEFAULTS.items())
+        self._url = f"{folder}?config-file={config}&{options}"
+        try:
+            self._anchor = connect(self._url)  # the engine lives as long as one connection is open
+        except RuntimeError as error:
+            raise ValueError(f"the ClickHouse engine cannot open {folder}: {error}") from error
+        row = self.execute(b"SELECT version(), timezone()", {}, "").body.decode().rstrip("\n")
+        self.version, self.timezone = row.split("\t")
+
+    def session(self, settings: Mapping[str, str], database: str) -> Any:
+        """A fresh connection with the request's settings; raises QueryFailed when one of them is refused."""
+        connection = connect(self._url)
+        try:
+            if settings:
+                assignments = ", ".join(f"{_name(name)} = {quoted(value)}" for name, value in settings.items())
+                connection.query(f"SET {assignments}", "Null")
+            if database:
+                escaped = database.replace("\\", "\\\\").replace("`", "\\`")
+                connection.query(f"USE `{escaped}`", "Null")
+        except RuntimeError as error:
+            connection.close()
+            raise self.failure(error) from None
+        return connection
+
+    def execute(self, sql: bytes, settings: Mapping[str, str], database: str, output_format: str = "TSV") -> Answer:
+        """Run one statement to its end and give its whole output."""
+        started = time.monotonic_ns()
+        connection = self.session(settings, database)
+        try:
+            result = connection.query(sql, output_format)
+            return Answer(
+                body=result.bytes(),
+                read_rows=result.storage_rows_read(),
+                read_bytes=result.bytes_read(),
+                written_rows=result.rows_written(),
+                written_bytes=result.bytes_written(),
+                result_rows=result.rows_read(),
+                elapsed_ns=time.monotonic_ns() - started,
+            )
+        except RuntimeError as error:
+            raise self.failure(error) from None
+        finally:
+            connection.close()
+
+    def statement_count(self, sql: bytes) -> int:
+        """How many statements the engine's parser sees; 0 when it cannot parse the text."""
+        try:
+            return int(self._anchor.classify_query(sql)["statement_count"])
+        except (RuntimeError, UnicodeDecodeError):
+            return 0
+
+    def kill(self, mark: str) -> None:
+        """Stop the queries that carry `mark` as their log_comment; done when the request is made."""
+        sql = f"KILL QUERY WHERE Settings['log_comment'] = {quoted(mark)} ASYNC"
+        with contextlib.suppress(QueryFailed):
+            self.execute(sql.encode(), {}, "")
+
+    def kill_all(self) -> None:
+        """Stop every query, for a shutdown that has waited long enough."""
+        with contextlib.suppress(QueryFailed):
+            self.execute(b"KILL QUERY WHERE 1 ASYNC", {}, "")
+
+    def release_memory(self) -> None:
+        """Give freed pages back to the system: the allocator keeps them otherwise, hundreds of MB after a burst."""
+        with contextlib.suppress(QueryFailed):
+            self.execute(b"SYSTEM JEMALLOC PURGE", {}, "")
+
+    def failure(self, error: RuntimeError) -> QueryFailed:
+        """The engine's error as a server words it: with the version at the end."""
+        text = str(error).rstrip()
+        return QueryFailed(text if "(version " in text else f"{text} (version {self.version})")
+
+    def close(self) -> None:
+        """Flush and let go of the data folder."""
+        self._anchor.close()
+        self._lock.close()
+
+
+class Insert:
+    """One INSERT whose rows arrive in pieces. The engine squashes them into blocks exactly as a server does."""
+
+    def __init__(
+        self, engine: Engine, statement: bytes, rows_format: str, settings: Mapping[str, str], database: str
+    ) -> None:
+        self._engine = engine
+        self._started = time.monotonic_ns()
+        self._connection = engine.session(settings, database)
+        try:
+            self._handle = self._connection.send_insert(statement, rows_format)
+        except RuntimeError as error:
+            self._connection.close()
+            raise engine.failure(error) from None
+
+    def append(self, rows: bytes) -> None:
+        """Feed a piece, cut anywhere. Closes the insert when the engine refuses it."""
+        try:
+            self._connection.insert_append(self._handle, rows)
+        except RuntimeError as error:
+            self.cancel()
+            raise self._engine.failure(error) from None
+
+    def finish(self) -> Answer:
+        """Commit. When this returns, the rows are parts on disk."""
+        try:
+            result = self._connection.insert_done(self._handle)
+        except RuntimeError as error:
+            raise self._engine.failure(error) from None
+        finally:
+            self._connection.close()
+        return Answer(
+            written_rows=result.rows_written(),
+            written_bytes=result.bytes_written(),
+            read_rows=result.rows_written(),
+            read_bytes=result.bytes_written(),
+            result_rows=result.rows_written(),
+            elapsed_ns=time.monotonic_ns() - self._started,
+        )
+
+    def cancel(self) -> None:
+        """Give up: blocks already complete stay, as on a server; the open one is dropped."""
+        with contextlib.suppress(RuntimeError):
+            self._connection.insert_cancel(self._handle)
+        self._connection.close()
+
+
+def _name(name: str) -> str:
+    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_.]*", name):
+        raise QueryFailed(f"Code: 115. DB::Exception: Unknown setting {quoted(name)}. (UNKNOWN_SETTING)")
+    return name

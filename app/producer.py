@@ -7,6 +7,7 @@ still arrive after it was raised. Whoever retries does it with the same event id
 import asyncio
 import contextlib
 import threading
+import time
 from collections.abc import Awaitable, Iterable
 from typing import Final, NamedTuple
 
@@ -27,8 +28,9 @@ RECONNECT_MS_MAX: Final = 1_000  # back within about a second of the broker
 SOCKET_TIMEOUT_MS: Final = 10_000  # a request in flight on a dead connection; above any healthy produce
 RETRY_BACKOFF_MS_MAX: Final = 500  # a retry still fits into the delivery time of the edge
 
-log = structlog.get_logger(__name__)
+WARN_EVERY_S: Final = 10.0  # a broker that is away fails to connect twice a second
 
+log = structlog.get_logger(__name__)
 
 
 class Record(NamedTuple):
@@ -71,7 +73,14 @@ class _Confirmation:
 class Producer:
     """One librdkafka producer, one poller thread, one event loop. Create and close it inside the loop."""
 
-    def __init__(self, bootstrap: str, *, timeout_ms: int, client_id: str = "afluente") -> None:
+    def __init__(
+        self,
+        bootstrap: str,
+        *,
+        timeout_ms: int,
+        client_id: str = "afluente",
+        queue_kilobytes_max: int = QUEUE_KILOBYTES_MAX,
+    ) -> None:
         self._timeout_s = timeout_ms / 1000
         self._options: dict[str, str | int | float | bool] = {
             "bootstrap.servers": bootstrap,
@@ -84,7 +93,7 @@ class Producer:
             "linger.ms": LINGER_MS,
             "delivery.timeout.ms": timeout_ms,
             "queue.buffering.max.messages": QUEUE_RECORDS_MAX,
-            "queue.buffering.max.kbytes": QUEUE_KILOBYTES_MAX,
+            "queue.buffering.max.kbytes": queue_kilobytes_max,
             "message.max.bytes": RECORD_BYTES_MAX,
             "reconnect.backoff.ms": 100,
             "reconnect.backoff.max.ms": RECONNECT_MS_MAX,
@@ -97,6 +106,7 @@ class Producer:
         self._finished: list[_Confirmation] = []
         self._closing = threading.Event()
         self._fatal = threading.Event()
+        self._warned_at = -WARN_EVERY_S
         self._retired: list[confluent_kafka.Producer] = []
         self._kafka = self._connect()
         self._poller = threading.Thread(target=self._poll, name="producer-poller", daemon=True)
@@ -138,6 +148,10 @@ class Producer:
             raise _not_produced(exception.args[0]) from None
         return set(found.topics)
 
+    def abandon(self) -> None:
+        """Give up on everything queued or in flight: those who wait get NotProduced. What arrives, arrives."""
+        self._kafka.purge()
+
     async def close(self) -> None:
         """Send what is queued, for at most CLOSE_S, then stop. What is left then is reported as not produced."""
         self._closing.set()
@@ -171,7 +185,10 @@ class Producer:
         # idempotent producer is broken for good, and a new producer (a new producer id) goes on.
         if error.fatal():
             self._fatal.set()
-        log.warning("kafka producer", error=error.name(), detail=error.str(), fatal=error.fatal())
+        now = time.monotonic()
+        if error.fatal() or now - self._warned_at >= WARN_EVERY_S:
+            self._warned_at = now
+            log.warning("kafka producer", error=error.name(), detail=error.str(), fatal=error.fatal())
 
     def _replace(self) -> None:
         # The poller goes on serving the old one until its delivery reports (all failed) have reached their waiters.

@@ -351,4 +351,3 @@ async def _probe_all(settings: Settings) -> dict[str, bool]:
 
     answers = await asyncio.gather(*(probe(BY_NAME[name]) for name in SERVICES))
     return dict(zip(SERVICES, answers, strict=True))
-

@@ -95,10 +95,10 @@ class Key:
     revoked_at: datetime | None
 
 
-async def connect(url: str) -> Pool:
+async def connect(url: str, timeout_s: float = LOOKUP_TIMEOUT_S) -> Pool:
     """A pool that does not need Postgres to be there yet: the edge starts and says `not ready` instead."""
     return await asyncpg.create_pool(
-        url, min_size=0, max_size=POOL_MAX, timeout=LOOKUP_TIMEOUT_S, command_timeout=ADMIN_TIMEOUT_S
+        url, min_size=0, max_size=POOL_MAX, timeout=timeout_s, command_timeout=ADMIN_TIMEOUT_S
     )
 
 

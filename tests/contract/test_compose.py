@@ -198,6 +198,14 @@ def test_brokers_keep_what_the_guarantees_rest_on() -> None:
     assert int(kept["offset.metadata.max.bytes"]) >= 4096
 
 
+def test_the_embedded_kafka_is_the_one_of_the_images() -> None:
+    """What the tests ran on is what is deployed: one version of Kafka in the jars and the images."""
+    embedded = set(re.findall(r"org\.apache\.kafka:[\w.-]+:([\d.]+)", tree.read("infra/local/jars.toml")))
+    images = {SERVICES[name]["image"].split(":")[1] for name in SERVICES if name.startswith("kafka-")}
+    images |= set(re.findall(r"(?m)^FROM apache/kafka:([\d.]+)", tree.read("infra/docker/connect.Dockerfile")))
+    assert embedded == images
+
+
 def test_clickhouse_and_maven_files_are_well_formed() -> None:
     """ClickHouse starts with its settings, and never inserts asynchronously."""
     for path in tree.files():

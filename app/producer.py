@@ -33,7 +33,6 @@ WARN_EVERY_S: Final = 10.0  # a broker that is away fails to connect twice a sec
 log = structlog.get_logger(__name__)
 
 
-
 class Record(NamedTuple):
     """One record to be produced. The key decides the partition: the tenant, or the tenant and its shard."""
 

@@ -8,13 +8,18 @@ import asyncio
 from collections.abc import Mapping
 from typing import Protocol
 
+import structlog
 from aiokafka import AIOKafkaConsumer
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.structs import OffsetAndMetadata, TopicPartition
 
 from app.batch import TP
+from app.errors import Fenced
+from app.lifecycle import stop_loudly
 from app.ranges import Range
 from app.telemetry import metrics
+
+log = structlog.get_logger(__name__)
 
 PROBE_TEXT = "afluente keeps its pending ranges here"
 
@@ -52,11 +57,9 @@ class Progress:
         self._start()
 
     async def flush(self) -> None:
-        """Wait until all that was asked for is committed. Raises what the commit raised."""
+        """Wait until all that was asked for is committed, or refused because we are fenced."""
         while self._task is not None and not self._task.done():
             await asyncio.wait({self._task})
-        if self._task is not None:
-            self._task.result()
 
     def forget(self, partitions: set[TP]) -> None:
         """Drop what was wanted for partitions that have been revoked."""
@@ -83,16 +86,23 @@ class Progress:
             try:
                 with metrics.COMMIT_SECONDS.time():
                     await self._committer.commit_ranges(positions)
-            except Exception as error:
-                for waiter in waiters:
-                    if not waiter.done():
-                        waiter.set_exception(error)
-                if not waiters:
-                    raise
+            except Exception as error:  # noqa: BLE001 - whoever waits decides; the next request must go on
+                self._settle(waiters, error)
+                # Nobody waits for a mere `close`. A fenced one is its next owner's; anything else is a fault.
+                if not waiters and not isinstance(error, Fenced):
+                    stop_loudly(log, error)
             else:
-                for waiter in waiters:
-                    if not waiter.done():
-                        waiter.set_result(None)
+                self._settle(waiters, None)
+
+    @staticmethod
+    def _settle(waiters: list[asyncio.Future[None]], error: Exception | None) -> None:
+        for waiter in waiters:
+            if waiter.done():
+                continue
+            if error is None:
+                waiter.set_result(None)
+            else:
+                waiter.set_exception(error)
 
 
 async def read(bootstrap: str, group: str, partitions: set[TP]) -> dict[TP, tuple[int, Range | None]]:

@@ -219,7 +219,7 @@ class Server:
         def run() -> Answer:
             try:
                 sql = into(f"/dev/fd/{writing_end}")
-                return self._engine.execute(sql, exchange.settings, exchange.database, "Null")
+                return self._engine.execute(sql, exchange.settings, exchange.database, exchange.format)
             finally:
                 os.close(writing_end)
 

@@ -4,7 +4,10 @@ import struct
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from decimal import Decimal
 from typing import Any
+
+from hypothesis import strategies as st
 
 from app.batch import TP
 from app.codec import Codec, Schema
@@ -47,3 +50,31 @@ def tracking_record(offset: int, event_id: str = "e-1", tenant: str = TENANT) ->
     """A whole record of tracking.collected, as the edge produces it."""
     found = headers(event_id, tenant, "click", TRACKING.name)
     return PlainRecord(offset, tracking_value(tenant, event_id), tenant.encode(), found)
+
+
+def datums(schema: Schema) -> st.SearchStrategy[dict[str, Any]]:
+    """Any record of a subject, as its producer would hand it to the codec."""
+    return st.fixed_dictionaries({field["name"]: _values(field["type"]) for field in schema.latest.parsed["fields"]})
+
+
+def _values(kind: Any) -> st.SearchStrategy[Any]:
+    if isinstance(kind, list):
+        return st.one_of([_values(branch) for branch in kind])
+    name = kind if isinstance(kind, str) else kind.get("logicalType", kind["type"])
+    if name == "decimal":
+        limit = 10 ** kind["precision"] - 1
+        return st.integers(-limit, limit).map(lambda digits: Decimal(digits).scaleb(-kind["scale"]))
+    return SCALARS[name]
+
+
+SCALARS: dict[str, st.SearchStrategy[Any]] = {
+    "null": st.none(),
+    "string": st.text(max_size=20),
+    "bytes": st.binary(max_size=60),
+    "boolean": st.booleans(),
+    "int": st.integers(-(2**31), 2**31 - 1),
+    "long": st.integers(-(2**63), 2**63 - 1),
+    "uuid": st.uuids(),
+    # What a datetime holds: fastavro reads the type back as one.
+    "timestamp-millis": st.integers(-62_135_596_800_000, 253_402_300_799_999),
+}

@@ -14,8 +14,14 @@ from tests.support.workers import Fleet, Worker
 QUIET_S = 90.0
 FULL = os.environ.get("FULL") == "1"  # many seeds instead of a few: for a night, not for a commit
 
+# How tests/fault/mutants.py is started. It cannot be imported here: it makes a worker of the environment.
+MUTANTS = "tests.fault.mutants"
+VARIANT = "FAULT_VARIANT"
+FROZEN = "frozen"  # the mark that the freezing worker leaves, beside those of the failpoints
+
 COLUMNS = ("fault", "fired", "accepted", "rows", "missing", "duplicates", "in DLQ", "recovery s", "verdict")
 LINES: list[tuple[object, ...]] = []
+KEPT = ""  # the home of a run that failed
 
 
 @dataclass(slots=True)
@@ -36,6 +42,10 @@ class Case:
         self.fleet.rearm()
         self.traffic = Traffic(self.channel, seed=hash(self.fault))
         self._dead_since = self.oracle.dead_ends()
+
+    def start_variant(self, variant: str, *, wait: bool = True, **settings: object) -> Worker:
+        """The first worker, with a loop of tests/fault/mutants.py."""
+        return self.fleet.start(module=MUTANTS, environ={VARIANT: variant}, wait=wait, **settings)
 
     def lifted(self) -> None:
         """The fault is over: what follows is recovery."""

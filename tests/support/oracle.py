@@ -23,6 +23,7 @@ from schemas.topics import GATEWAY_RECEIVED, GATEWAY_RECEIVED_DLQ, TRACKING_COLL
 
 MARK = "test_mark"  # header of a poison record: which one it is, whatever else is wrong with it
 ASK_S = 10.0
+EXAMPLES_MAX = 5  # of each kind of fault and tenant
 POLL_S = 0.2
 SOURCES = (TRACKING_COLLECTED, GATEWAY_RECEIVED)
 DEAD = (TRACKING_COLLECTED_DLQ, GATEWAY_RECEIVED_DLQ)
@@ -42,6 +43,7 @@ class Finding:
     dead: int
     dead_missing: int
     dead_strange: int
+    examples: tuple[str, ...] = ()  # places of rows that are there twice, and ids that are missing or strange
 
     @property
     def right(self) -> bool:
@@ -142,4 +144,12 @@ class Oracle:
             dead=len(dead),
             dead_missing=len(poison - set(dead)),
             dead_strange=len(dead) - len(poison & set(dead)),
+            examples=tuple(text for one in found for text in self._examples(one)),
         )
+
+    def _examples(self, verdict: Verdict) -> list[str]:
+        texts = [f"missing {key}" for key in verdict.missing[:EXAMPLES_MAX]]
+        texts += [f"phantom {key}" for key in verdict.phantom[:EXAMPLES_MAX]]
+        if verdict.duplicated:
+            texts += self._rows.places(verdict.stream, list(verdict.duplicated[:EXAMPLES_MAX]))
+        return texts

@@ -52,6 +52,7 @@ def fleet(stack: Stack) -> Iterator[Fleet]:
 @pytest.fixture(scope="session")
 def oracle(stack: Stack) -> Iterator[Oracle]:
     oracle = Oracle(stack.settings)
+    oracle.forbid_merges()
     yield oracle
     oracle.close()
 

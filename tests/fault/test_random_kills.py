@@ -8,18 +8,20 @@ from tests.fault.case import FULL, Case
 
 SEEDS = range(50 if FULL else 5)
 KILLS = 2
-EVENTS_A_SECOND = 400
+EVENTS_A_SECOND = 600
+PARTITIONS = 8  # all of them at work, each with batches of a few records: something is always in flight
 
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_killed_at_random(case: Case, seed: int) -> None:
     """Wherever a worker is when it dies, what it leaves is enough: every event is one row."""
     chance = random.Random(seed)
-    worker = case.fleet.ensure()
+    case.spread(PARTITIONS)
+    worker = case.fleet.ensure(linger_ms=0)
     open_ranges = 0
     with case.traffic.flowing(EVENTS_A_SECOND):
         for _ in range(KILLS):
-            if chance.random() < 0.7:
+            if chance.random() < 0.8:
                 worker.await_ready()
             worker.run_for(chance.uniform(0.1, 1.5))
             worker.kill()

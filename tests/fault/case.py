@@ -5,7 +5,9 @@ import time
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
+from app.batch import TP
 from app.ranges import Range
 from infra.local.stack import Stack
 from tests.support.oracle import Finding, Oracle
@@ -37,7 +39,7 @@ class Case:
     fired: str = ""
     lifted_at: float = 0.0
     traffic: Traffic = field(init=False)
-    _dead_since: dict[object, int] = field(init=False)
+    _dead_since: dict[TP, int] = field(init=False)
 
     def __post_init__(self) -> None:
         self.fleet.rearm()
@@ -48,7 +50,7 @@ class Case:
         """Other tenants, so many, before anything was sent: as many partitions work side by side."""
         self.traffic = Traffic(self.channel, zlib.crc32(self.fault.encode()), tenants)
 
-    def start_variant(self, variant: str, *, wait: bool = True, **settings: object) -> Worker:
+    def start_variant(self, variant: str, *, wait: bool = True, **settings: Any) -> Worker:
         """The first worker, with a loop of tests/fault/mutants.py."""
         return self.fleet.start(module=MUTANTS, environ={VARIANT: variant}, wait=wait, **settings)
 

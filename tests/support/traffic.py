@@ -189,16 +189,18 @@ def _without_headers(record: Record) -> Record:
 
 def _of_another_tenant(record: Record) -> Record:
     other = str(uuid.uuid4())
-    return record._replace(headers=[(n, other.encode() if n == envelope.HEADER_TENANT else v) for n, v in record.headers])
+    return record._replace(
+        headers=[(n, other.encode() if n == envelope.HEADER_TENANT else v) for n, v in record.headers]
+    )
 
 
 def _with_bad_magic(record: Record) -> Record:
-    return record._replace(value=b"\x01" + record.value[1:])
+    return record._replace(value=b"\x01" + (record.value or b"")[1:])
 
 
 def _unreadable(record: Record) -> Record:
     # The envelope is right, so inspection lets it pass: it is ClickHouse that refuses the datum.
-    return record._replace(value=record.value[: codec.PREFIX_BYTES + 37] + b"\xff" * 40)
+    return record._replace(value=(record.value or b"")[: codec.PREFIX_BYTES + 37] + b"\xff" * 40)
 
 
 POISON: dict[str, Callable[[Record], Record]] = {

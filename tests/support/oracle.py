@@ -7,6 +7,7 @@ import asyncio
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import httpx
 from aiokafka.errors import KafkaError
@@ -139,7 +140,8 @@ class Oracle:
         deadline = time.monotonic() + ASK_S
         while left:
             assert time.monotonic() < deadline, f"DLQ not read to its end: {left}"
-            for record in self._kafka.consume(1_000, timeout=0.2):
+            records: list[Any] = self._kafka.consume(1_000, timeout=0.2)
+            for record in records:
                 if record.error():
                     raise KafkaException(record.error())
                 headers = record.headers() or []

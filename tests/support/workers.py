@@ -143,7 +143,7 @@ class Fleet:
         module: str = MODULE,
         environ: Mapping[str, str] | None = None,
         wait: bool = True,
-        **settings: object,
+        **settings: Any,
     ) -> Worker:
         """A new process; one of that name must have ended. `settings` become AFLUENTE_* names."""
         assert name not in self.workers or not self.workers[name].alive
@@ -153,7 +153,7 @@ class Fleet:
         self.workers[name] = worker
         return worker.await_ready() if wait else worker
 
-    def ensure(self, name: str = "w0", **settings: object) -> Worker:
+    def ensure(self, name: str = "w0", **settings: Any) -> Worker:
         """The living worker of that name with these settings and no other, or a new one."""
         self.kill_all(but=name)
         worker = self.workers.get(name)

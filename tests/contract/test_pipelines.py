@@ -12,6 +12,7 @@ import pytest
 from agents import topology
 from app import codec
 from app.inspection import TENANT_BYTES, TENANT_LENGTH_BYTE
+from app.outputs import Events
 from app.pipeline import Pipeline
 from app.settings import Settings
 from app.sinks.clickhouse import SOURCE_FIELDS
@@ -53,7 +54,9 @@ def avro_type(kind: Any) -> str:
 def ddl_columns(text: str) -> dict[str, dict[str, str]]:
     """The columns of each table of the DDL, in order, with their types."""
     found: dict[str, dict[str, str]] = {}
-    for match in re.finditer(r"CREATE TABLE IF NOT EXISTS \{database\}\.(\w+)[^(]*\n\((.*?)\n\)\nENGINE", text, re.DOTALL):
+    for match in re.finditer(
+        r"CREATE TABLE IF NOT EXISTS \{database\}\.(\w+)[^(]*\n\((.*?)\n\)\nENGINE", text, re.DOTALL
+    ):
         lines = [line.strip().rstrip(",") for line in match[2].strip().splitlines()]
         pairs = [line.split(" ", 1) for line in lines if line and not line.startswith(("INDEX", "--"))]
         found[match[1]] = {name: re.split(r" (?:CODEC|DEFAULT)\b", kind)[0] for name, kind in pairs}
@@ -139,8 +142,6 @@ def test_a_pipeline_is_named_as_its_module(pipeline: Pipeline) -> None:
 @each_pipeline
 def test_a_pipeline_that_passes_through_reads_the_subject_of_its_table(pipeline: Pipeline) -> None:
     """Its datums are copied into the table's container, so the two must be one subject."""
-    from app.outputs import Events  # noqa: PLC0415
-
     outputs = pipeline.process(Events([], codec.schema(pipeline.subject)))
     assert {declared.subject for declared in outputs.passed} <= {pipeline.subject}
     assert {*outputs.rows, *outputs.passed} <= set(pipeline.writes)

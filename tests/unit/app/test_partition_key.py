@@ -34,7 +34,7 @@ def librdkafka() -> ctypes.CDLL:
 
 @pytest.fixture(scope="module")
 def partitioner() -> "ctypes._NamedFuncPointer":
-    """librdkafka's public `rd_kafka_msg_partitioner_murmur2_random` (rdkafka.h): our producer's own partitioner."""
+    """The public `rd_kafka_msg_partitioner_murmur2_random` of rdkafka.h: our producer's own partitioner."""
     function = librdkafka().rd_kafka_msg_partitioner_murmur2_random
     function.restype = ctypes.c_int32
     function.argtypes = [
@@ -63,7 +63,7 @@ def test_the_hash_is_javas(key: bytes, expected: int) -> None:
 def test_our_producer_chooses_the_partition_that_java_chooses(
     partitioner: "ctypes._NamedFuncPointer", key: bytes, expected: int
 ) -> None:
-    """librdkafka's default is another hash (CRC32): the option in our producer is what makes them agree."""
+    """The default of librdkafka is another hash (CRC32): the option in our producer is what makes them agree."""
     for partitions in (1, 4, 8, 97, PARTITIONS_MAX):
         found = partitioner(None, key, len(key), partitions, None, None)
         assert found == (expected & POSITIVE) % partitions

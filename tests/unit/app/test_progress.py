@@ -134,9 +134,7 @@ async def test_a_failed_request_reaches_everybody_who_waits_for_it() -> None:
     committer = Recorder()
     committer.failures = [Fenced("stale")]
     progress = Progress(committer)
-    found = await asyncio.gather(
-        progress.open(span(ONE, 0, 1)), progress.open(span(TWO, 0, 1)), return_exceptions=True
-    )
+    found = await asyncio.gather(progress.open(span(ONE, 0, 1)), progress.open(span(TWO, 0, 1)), return_exceptions=True)
     assert [type(one) for one in found] == [Fenced, Fenced]
 
 

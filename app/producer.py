@@ -33,13 +33,15 @@ WARN_EVERY_S: Final = 10.0  # a broker that is away fails to connect twice a sec
 log = structlog.get_logger(__name__)
 
 
-
 class Record(NamedTuple):
-    """One record to be produced. The key decides the partition: the tenant, or the tenant and its shard."""
+    """One record to be produced. The key decides the partition: the tenant, or the tenant and its shard.
+
+    Only a record from the DLQ may lack key or value: it goes back as it was.
+    """
 
     topic: str
-    key: bytes
-    value: bytes
+    key: bytes | None
+    value: bytes | None
     headers: Headers
 
 

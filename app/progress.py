@@ -5,7 +5,7 @@ flight"; a stale worker's commit is refused by the group's generation, so it can
 """
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
 from aiokafka import AIOKafkaConsumer
@@ -13,9 +13,9 @@ from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.structs import OffsetAndMetadata, TopicPartition
 
 from app.batch import TP
+from app.errors import Fenced
 from app.ranges import Range
 from app.telemetry import metrics
-from app.transport import Fenced
 
 PROBE_TEXT = "afluente keeps its pending ranges here"
 
@@ -37,8 +37,10 @@ class Progress:
     request when batches follow each other.
     """
 
-    def __init__(self, committer: Committer) -> None:
+    def __init__(self, committer: Committer, on_fault: Callable[[Exception], object]) -> None:
+        """`on_fault` gets what a commit raised that nobody waits for: an unknown failure, which ends the process."""
         self._committer = committer
+        self._on_fault = on_fault
         self._wanted: dict[TP, tuple[int, str]] = {}
         self._waiters: list[tuple[TP, asyncio.Future[None]]] = []
         self._task: asyncio.Task[None] | None = None
@@ -53,11 +55,9 @@ class Progress:
         self._start()
 
     async def flush(self) -> None:
-        """Wait until all that was asked for is committed. Raises what the commit raised."""
+        """Wait until all that was asked for is committed, or refused because we are fenced."""
         while self._task is not None and not self._task.done():
             await asyncio.wait({self._task})
-        if self._task is not None:
-            self._task.result()
 
     def forget(self, partitions: set[TP]) -> None:
         """Drop what was wanted for partitions that have been revoked; whoever waits for one of them is Fenced."""
@@ -83,26 +83,29 @@ class Progress:
     async def _run(self) -> None:
         # One turn of the loop, so that partitions that finish together share a request.
         await asyncio.sleep(0)
-        untold: Exception | None = None
         while self._wanted:
             positions, self._wanted = self._wanted, {}
             waiters, self._waiters = self._waiters, []
             try:
                 with metrics.COMMIT_SECONDS.time():
                     await self._committer.commit_ranges(positions)
-            except Exception as error:  # noqa: BLE001 - told to whoever waits, or by flush
-                for _, waiter in waiters:
-                    if not waiter.done():
-                        waiter.set_exception(error)
-                if not waiters:
-                    # What gathered meanwhile still needs its request: its waiters have nobody else.
-                    untold = error
+            except Exception as error:  # noqa: BLE001 - whoever waits decides; the next request must go on
+                self._settle(waiters, error)
+                # Nobody waits for a mere `close`. A fenced one is its next owner's; anything else is a fault.
+                if not waiters and not isinstance(error, Fenced):
+                    self._on_fault(error)
             else:
-                for _, waiter in waiters:
-                    if not waiter.done():
-                        waiter.set_result(None)
-        if untold is not None:
-            raise untold
+                self._settle(waiters, None)
+
+    @staticmethod
+    def _settle(waiters: list[tuple[TP, asyncio.Future[None]]], error: Exception | None) -> None:
+        for _, waiter in waiters:
+            if waiter.done():
+                continue
+            if error is None:
+                waiter.set_result(None)
+            else:
+                waiter.set_exception(error)
 
 
 async def read(bootstrap: str, group: str, partitions: set[TP]) -> dict[TP, tuple[int, Range | None]]:

@@ -150,6 +150,8 @@ class ClickHouseSink:
         # Half a datum borrows from its neighbour: such rows must go before the server can be asked about others.
         bad = broken_rows(version, rows)
         if not bad and refusal is not None:
+            # The table may have been altered since it was last looked at: rows are judged by what it is now.
+            self._structures.pop(table, None)
             bad = await self._refused(table, version, source, rows, refusal)
         good = [row for row in rows if row.offset not in bad]
         later = await self.insert(table, version, source, good, token) if good else []

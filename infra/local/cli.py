@@ -5,7 +5,22 @@ import sys
 import click
 import typer
 
-from infra.local.commands import demo, down, key, lag, load, logs, parts, status, tenant, topics, up, webhook, worker
+from infra.local.commands import (
+    demo,
+    down,
+    key,
+    lag,
+    load,
+    logs,
+    migrate,
+    parts,
+    status,
+    tenant,
+    topics,
+    up,
+    webhook,
+    worker,
+)
 from infra.local.faults import Fault
 from infra.local.terminal import print_fault
 
@@ -48,6 +63,7 @@ app.command("stop", rich_help_panel=STACK)(parts.stop)
 app.command("restart", rich_help_panel=STACK)(parts.restart)
 app.command("clean", rich_help_panel=STACK)(down.clean)
 app.command("worker", rich_help_panel=STACK)(worker.worker)
+app.command("migrate", rich_help_panel=OPERATE)(migrate.migrate)
 app.add_typer(topics.app, name="topics", rich_help_panel=OPERATE)
 app.add_typer(tenant.app, name="tenant", rich_help_panel=OPERATE)
 app.add_typer(key.app, name="key", rich_help_panel=OPERATE)

@@ -106,7 +106,9 @@ def test_no_text_is_taken_for_a_range_by_chance(text: str) -> None:
 
 
 @given(BLOCKS, BLOCKS)
-def test_two_blocks_never_share_a_token(one: tuple[str, str, int, Range, str], two: tuple[str, str, int, Range, str]) -> None:
+def test_two_blocks_never_share_a_token(
+    one: tuple[str, str, int, Range, str], two: tuple[str, str, int, Range, str]
+) -> None:
     """An equal token makes ClickHouse drop new rows silently, so it is equal only for the same block."""
     assert (token(*one) == token(*two)) == (meaning(one) == meaning(two))
 

@@ -261,7 +261,9 @@ def test_statements_come_in_every_shape(server: ClickHouseServer, table: str) ->
     server.http.post("/", params={"query": f"INSERT INTO {table} FORMAT CSV"}, content=chunks).raise_for_status()
     server.query(f"INSERT INTO {table} SELECT number + 1000, 's' FROM numbers(10)")
     assert counted(server, table) == (1_009, 1_009)
-    by_both = server.http.post("/", params={"query": "SELECT b"}, content=f"FROM {table} WHERE a IN (1, 2, 4) ORDER BY a")
+    by_both = server.http.post(
+        "/", params={"query": "SELECT b"}, content=f"FROM {table} WHERE a IN (1, 2, 4) ORDER BY a"
+    )
     assert by_both.text == "x;y\nformat\nq\n"
     assert server.query("SELECT 1 AS x, 'FORMAT JSON' AS y -- FORMAT XML", default_format="JSONEachRow") == (
         '{"x":1,"y":"FORMAT JSON"}'
@@ -327,7 +329,7 @@ def test_memory_is_bounded_and_given_back(server: ClickHouseServer, table: str) 
 
 
 def test_curl_inserts_and_reads(server: ClickHouseServer, table: str, tmp_path: Path) -> None:
-    """curl with a piped file and compression, as in every ClickHouse tutorial."""
+    """A piped file with compression goes in by curl, as in every ClickHouse tutorial."""
     rows = tmp_path / "rows.csv.gz"
     rows.write_bytes(gzip.compress(b"1,a\n2,b\n"))
     curl = ["curl", "-sS", "--fail-with-body", "--user", f"default:{PASSWORD}"]

@@ -1,4 +1,4 @@
-"""The ClickHouse of the embedded stack keeps the promises of a real server to clickhouse-connect, curl and the worker."""
+"""The ClickHouse of the embedded stack keeps a real server's promises to clickhouse-connect, curl and the worker."""
 
 import datetime as dt
 import gzip
@@ -143,7 +143,8 @@ def test_an_avro_insert_is_one_block_and_its_token_counts_once(server: ClickHous
 def test_one_token_covers_every_month_of_its_batch(server: ClickHouseServer) -> None:
     """A batch that spans table partitions is deduplicated part by part: a retry completes, it never doubles."""
     server.query(
-        f"CREATE TABLE default.months (a UInt64, d Date) ENGINE = MergeTree PARTITION BY toYYYYMM(d) ORDER BY a {WINDOW}"
+        f"CREATE TABLE default.months (a UInt64, d Date) ENGINE = MergeTree PARTITION BY toYYYYMM(d)"
+        f" ORDER BY a {WINDOW}"
     )
     rows = b"1,2026-01-31\n2,2026-02-01\n3,2026-03-01\n"
     for _ in range(3):

@@ -99,12 +99,16 @@ class Stack:
         names = self._checked(only)
         settings = self.prepare()
         running = self._running()
+        ended = 0
         if not running:
-            self._end_leftovers()
+            ended = self._end_leftovers()
             self.home.wanted_file.unlink(missing_ok=True)
         up_already = [part.name for part in PARTS if part.name in names and _runs(running.get(part.name))]
         occupied = {name for name, record in running.items() if record.state not in {"stopped", "failed"}}
-        ports.check([part.need(settings) for part in PARTS if part.name in names and part.name not in occupied])
+        needs = [part.need(settings) for part in PARTS if part.name in names and part.name not in occupied]
+        if ended:
+            ports.await_release(needs, KILL_TIMEOUT_S)
+        ports.check(needs)
         with changing_wishes(self.home) as wishes:
             for name in names:
                 _ask(wishes, name, run=True)

@@ -6,6 +6,7 @@ in the middle, and compares what was accepted with what ClickHouse holds.
 
 import asyncio
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -14,6 +15,7 @@ import typer
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from app.settings import Settings
 from infra.local.commands.up import bring_up
 from infra.local.faults import Fault
 from infra.local.parts import SERVICES
@@ -21,6 +23,7 @@ from infra.local.record import living_supervisor
 from infra.local.stack import Stack, StackError
 from infra.local.terminal import AsJson, err, out, print_fault, print_json
 from loadtest import deadletters, report
+from loadtest.drain import Drain, await_rows
 from loadtest.drive import Drive, percentiles
 from loadtest.history import History, Outcome, Stream, Verdict
 from loadtest.rows import NoAnswer, Rows, verdicts
@@ -33,6 +36,7 @@ WARM_S = 3.0  # of traffic before the kill
 AFTER_S = 4.0  # of traffic after the worker is back
 BACK_TIMEOUT_S = 60.0
 DRAIN_TIMEOUT_S = 60.0
+UNSEEN_TIMEOUT_S = 5.0  # a probe that is a row is seen by the next look
 POLL_S = 0.1
 CONNECTIONS = 32
 POISONS = 1
@@ -47,6 +51,7 @@ class Run:
     back_at: float = 0.0
     killed_pid: int = 0
     dead: int = 0
+    left: int = 0
 
 
 def demo(
@@ -67,13 +72,15 @@ def demo(
         found, run, drive = _prove(stack)
     finally:
         if not was_up and not keep:
-            err.print("Stopping the stack …", style="dim")
+            _say("Stopping the stack …")
             stack.down()
     figures = _figures(found, run, drive, time.monotonic() - began)
     if as_json:
         print_json(figures)
     else:
         out.print(_table(figures))
+        if run.left:
+            print_fault(f"{run.left:,} records are not consumed after {DRAIN_TIMEOUT_S:.0f} s: no final verdict.")
         for sentence in report.faults(found):
             print_fault(sentence)
     return 0 if figures["right"] else 1
@@ -99,26 +106,29 @@ async def _drive(stack: Stack, sender: Sender, rows: Rows) -> tuple[list[Verdict
     limits = httpx.Limits(max_connections=CONNECTIONS, max_keepalive_connections=CONNECTIONS)
     address = f"http://127.0.0.1:{settings.edge_port}"
     columns = (TextColumn("{task.description:<44}"), BarColumn(), TimeElapsedColumn())
-    async with httpx.AsyncClient(base_url=address, limits=limits, timeout=10.0, trust_env=False) as client:
-        drive = Drive(client, Traffic(sender, seed=time.time_ns()), history)
-        with Progress(*columns, console=err, transient=True) as progress:
-            bar = progress.add_task("traffic", total=None)
-            async with asyncio.TaskGroup() as group:
-                group.create_task(drive.watch(rows, Stream(sender.tenant_id, TRACKING), watching))
-                sends = [
-                    group.create_task(drive.repeat(REQUESTS_PER_S, lambda: _one(drive), sending)),
-                    group.create_task(drive.repeat(PROBES_PER_S, drive.probe, sending)),
-                    group.create_task(_show(progress, bar, drive)),
-                ]
-                try:
-                    await _break(stack, drive, run)
-                finally:
-                    sending.set()
-                await asyncio.gather(*sends[:2])
-                await _drain(drive, rows, progress, bar)
-                watching.set()
-                sends[2].cancel()
-        run.dead = await asyncio.to_thread(deadletters.count, settings, sender.tenant_id, since_ms)
+    with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as progress:
+        bar = progress.add_task("traffic", total=None)
+        async with (
+            httpx.AsyncClient(base_url=address, limits=limits, timeout=10.0, trust_env=False) as client,
+            asyncio.TaskGroup() as group,
+        ):
+            drive = Drive(client, Traffic(sender, seed=time.time_ns()), history)
+            group.create_task(drive.watch(rows, Stream(sender.tenant_id, TRACKING), watching))
+            shown = group.create_task(_show(progress, bar, drive))
+            sends = [
+                group.create_task(drive.repeat(REQUESTS_PER_S, lambda: _one(drive), sending)),
+                group.create_task(drive.repeat(PROBES_PER_S, drive.probe, sending)),
+            ]
+            await _break(stack, drive, run)
+            sending.set()
+            await asyncio.gather(*sends)
+            _say("Sent. Waiting for the last rows …")
+            run.left = await _drain(
+                drive, rows, settings, lambda seen, due: progress.update(bar, completed=seen, total=due)
+            )
+            watching.set()
+            shown.cancel()
+    run.dead = await asyncio.to_thread(deadletters.count, settings, sender.tenant_id, since_ms)
     return verdicts(rows, history), run, drive
 
 
@@ -128,28 +138,28 @@ async def _one(drive: Drive) -> None:
 
 async def _break(stack: Stack, drive: Drive, run: Run) -> None:
     """The faults: a webhook nobody can read, and the worker killed without a word."""
+    _say("Sending clicks, pageviews, checkouts, batches and signed webhooks, a tenth of them twice …")
     await asyncio.sleep(WARM_S)
     for _ in range(POISONS):
         run.poisons += await drive.send(drive.traffic.poison())
     restarts = stack.records()["worker"].restarts
     run.killed_at = time.monotonic()
     run.killed_pid = await asyncio.to_thread(stack.kill, "worker")
+    _say(f"Worker {run.killed_pid} killed with SIGKILL; the traffic goes on …")
     await asyncio.to_thread(stack.wait, "worker", restarts + 1, BACK_TIMEOUT_S)
     run.back_at = time.monotonic()
+    _say(f"A new worker is ready after {run.back_at - run.killed_at:.1f} s …")
     await asyncio.sleep(AFTER_S)
 
 
-async def _drain(drive: Drive, rows: Rows, progress: Progress, bar: TaskID) -> None:
-    """Until every promised event is a row and every probe was seen, or the time is over."""
-    deadline = time.monotonic() + DRAIN_TIMEOUT_S
-    promised = {stream: len(drive.history.promised(stream)) for stream in drive.history.streams}
-    while time.monotonic() < deadline:
-        seen = {stream: (await asyncio.to_thread(rows.counts, stream))[1] for stream in promised}
-        progress.update(bar, completed=sum(seen.values()), total=sum(promised.values()))
-        unseen = any(probe.seen is None for probe in drive.probes.values())
-        if not unseen and all(seen[stream] >= promised[stream] for stream in promised):
-            return
+async def _drain(drive: Drive, rows: Rows, settings: Settings, told: Callable[[int, int], None]) -> int:
+    """Until the workers have consumed everything and every probe was seen, or the time is over; what is left."""
+    drain = await asyncio.to_thread(Drain, settings)
+    left = await asyncio.to_thread(await_rows, rows, drive.history, drain, DRAIN_TIMEOUT_S, told)
+    deadline = time.monotonic() + UNSEEN_TIMEOUT_S
+    while time.monotonic() < deadline and any(probe.seen is None for probe in drive.probes.values()):
         await asyncio.sleep(POLL_S)
+    return left
 
 
 async def _show(progress: Progress, bar: TaskID, drive: Drive) -> None:
@@ -157,6 +167,10 @@ async def _show(progress: Progress, bar: TaskID, drive: Drive) -> None:
         accepted = drive.history.copies(Outcome.ACCEPTED)
         progress.update(bar, description=f"{drive.requests:,} requests, {accepted:,} events accepted")
         await asyncio.sleep(POLL_S)
+
+
+def _say(text: str) -> None:
+    err.print(text, style="dim")
 
 
 def _figures(found: list[Verdict], run: Run, drive: Drive, seconds: float) -> dict[str, Any]:
@@ -173,6 +187,7 @@ def _figures(found: list[Verdict], run: Run, drive: Drive, seconds: float) -> di
         and all(verdict.right for verdict in found)
         and run.dead == run.poisons == POISONS
         and broken
+        and not run.left
         and dropped > 0
         and bool(drive.probes)
         and not unseen
@@ -194,6 +209,7 @@ def _figures(found: list[Verdict], run: Run, drive: Drive, seconds: float) -> di
         "produce_to_queryable_ms": percentiles(drive.latencies_ms((run.killed_at, run.back_at))),
         "produce_to_queryable_with_kill_ms": percentiles(drive.latencies_ms()),
         "probes_unseen": unseen,
+        "left_to_consume": run.left,
         "seconds": round(seconds, 1),
         "streams": [verdict.summary() for verdict in found],
     }

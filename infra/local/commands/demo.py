@@ -6,7 +6,6 @@ in the middle, and compares what was accepted with what ClickHouse holds.
 
 import asyncio
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -15,7 +14,6 @@ import typer
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from app.settings import Settings
 from infra.local.commands.up import bring_up
 from infra.local.faults import Fault
 from infra.local.parts import SERVICES
@@ -36,7 +34,6 @@ WARM_S = 3.0  # of traffic before the kill
 AFTER_S = 4.0  # of traffic after the worker is back
 BACK_TIMEOUT_S = 60.0
 DRAIN_TIMEOUT_S = 60.0
-UNSEEN_TIMEOUT_S = 5.0  # a probe that is a row is seen by the next look
 POLL_S = 0.1
 CONNECTIONS = 32
 POISONS = 1
@@ -74,7 +71,7 @@ def demo(
         if not was_up and not keep:
             _say("Stopping the stack …")
             stack.down()
-    figures = _figures(found, run, drive, time.monotonic() - began)
+    figures = figures_of(found, run, drive, time.monotonic() - began)
     if as_json:
         print_json(figures)
     else:
@@ -105,6 +102,10 @@ async def _drive(stack: Stack, sender: Sender, rows: Rows) -> tuple[list[Verdict
     sending, watching = asyncio.Event(), asyncio.Event()
     limits = httpx.Limits(max_connections=CONNECTIONS, max_keepalive_connections=CONNECTIONS)
     address = f"http://127.0.0.1:{settings.edge_port}"
+
+    def told(seen: int, due: int) -> None:
+        progress.update(bar, completed=seen, total=due)
+
     columns = (TextColumn("{task.description:<44}"), BarColumn(), TimeElapsedColumn())
     with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as progress:
         bar = progress.add_task("traffic", total=None)
@@ -123,8 +124,8 @@ async def _drive(stack: Stack, sender: Sender, rows: Rows) -> tuple[list[Verdict
             sending.set()
             await asyncio.gather(*sends)
             _say("Sent. Waiting for the last rows …")
-            run.left = await _drain(
-                drive, rows, settings, lambda seen, due: progress.update(bar, completed=seen, total=due)
+            run.left = await asyncio.to_thread(
+                lambda: await_rows(rows, history, Drain(settings), DRAIN_TIMEOUT_S, told)
             )
             watching.set()
             shown.cancel()
@@ -152,16 +153,6 @@ async def _break(stack: Stack, drive: Drive, run: Run) -> None:
     await asyncio.sleep(AFTER_S)
 
 
-async def _drain(drive: Drive, rows: Rows, settings: Settings, told: Callable[[int, int], None]) -> int:
-    """Until the workers have consumed everything and every probe was seen, or the time is over; what is left."""
-    drain = await asyncio.to_thread(Drain, settings)
-    left = await asyncio.to_thread(await_rows, rows, drive.history, drain, DRAIN_TIMEOUT_S, told)
-    deadline = time.monotonic() + UNSEEN_TIMEOUT_S
-    while time.monotonic() < deadline and any(probe.seen is None for probe in drive.probes.values()):
-        await asyncio.sleep(POLL_S)
-    return left
-
-
 async def _show(progress: Progress, bar: TaskID, drive: Drive) -> None:
     while True:
         accepted = drive.history.copies(Outcome.ACCEPTED)
@@ -173,7 +164,7 @@ def _say(text: str) -> None:
     err.print(text, style="dim")
 
 
-def _figures(found: list[Verdict], run: Run, drive: Drive, seconds: float) -> dict[str, Any]:
+def figures_of(found: list[Verdict], run: Run, drive: Drive, seconds: float) -> dict[str, Any]:
     """The table's figures and whether they are right."""
     total = {name: sum(getattr(verdict, name) for verdict in found) for name in ("sent", "accepted", "rows")}
     accepted = total["accepted"] + run.poisons

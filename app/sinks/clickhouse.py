@@ -129,6 +129,8 @@ class ClickHouseSink:
         try:
             await self._post(table, version, container(header, *source, rows), token)
         except Refused as refusal:
+            # The table may have been altered since it was last looked at: rows are judged by what it is now.
+            self._structures.pop(table, None)
             bad = await self._refused(table, version, source, rows, refusal)
             good = [row for row in rows if row.offset not in bad]
             if good:

@@ -6,6 +6,7 @@ from typing import Final
 
 import orjson
 import structlog
+from structlog.tracebacks import ExceptionDictTransformer
 from structlog.typing import EventDict, WrappedLogger
 
 # Keys whose values are replaced whatever they hold: the last net, not the first. The first is not to log them.
@@ -34,7 +35,8 @@ def configure(level: str = "INFO") -> None:
         foreign_pre_chain=shared,
         processors=[
             structlog.stdlib.ProcessorFormatter.remove_processors_meta,
-            structlog.processors.dict_tracebacks,
+            # Without the frames' local variables: they hold bodies, and so persons.
+            structlog.processors.ExceptionRenderer(ExceptionDictTransformer(show_locals=False)),
             structlog.processors.JSONRenderer(serializer=_json),
         ],
     )

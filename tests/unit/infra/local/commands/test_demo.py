@@ -61,8 +61,9 @@ def test_any_broken_promise_is_wrong(
     change: dict[str, object], run: dict[str, object], probes: dict[str, Probe]
 ) -> None:
     """Loss, doubles, phantoms, a poison not in the DLQ, no kill, no duplicates, no measurement: each is WRONG."""
-    changed = dataclasses.replace(verdict(), **change)  # type: ignore[arg-type]
-    assert not figures_of([changed], dataclasses.replace(RUN, **run), drive(**probes), 20.0)["right"]  # type: ignore[arg-type]
+    changed: Verdict = dataclasses.replace(verdict(), **change)  # type: ignore[arg-type]
+    other: Run = dataclasses.replace(RUN, **run)  # type: ignore[arg-type]
+    assert not figures_of([changed], other, drive(**probes), 20.0)["right"]
 
 
 def test_a_run_without_streams_is_wrong() -> None:

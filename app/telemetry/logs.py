@@ -6,7 +6,6 @@ from typing import Final
 
 import orjson
 import structlog
-from structlog.tracebacks import ExceptionDictTransformer
 from structlog.typing import EventDict, WrappedLogger
 
 # Keys whose values are replaced whatever they hold: the last net, not the first. The first is not to log them.
@@ -14,6 +13,10 @@ REDACTED_KEYS: Final = frozenset(
     {"key", "secret", "password", "authorization", "token", "email", "phone", "document", "body", "query", "url"}
 )
 REDACTED: Final = "[redacted]"
+# Local variables hold whole records and credentials: a stack trace names lines, never values.
+TRACEBACKS: Final = structlog.processors.ExceptionRenderer(
+    structlog.tracebacks.ExceptionDictTransformer(show_locals=False)
+)
 
 
 def configure(level: str = "INFO") -> None:
@@ -35,8 +38,7 @@ def configure(level: str = "INFO") -> None:
         foreign_pre_chain=shared,
         processors=[
             structlog.stdlib.ProcessorFormatter.remove_processors_meta,
-            # Without the frames' local variables: they hold bodies, and so persons.
-            structlog.processors.ExceptionRenderer(ExceptionDictTransformer(show_locals=False)),
+            TRACEBACKS,
             structlog.processors.JSONRenderer(serializer=_json),
         ],
     )

@@ -27,6 +27,7 @@ from schemas import envelope
 from tests.support.edge_parts import Parts, wait_for
 
 TENANT = str(uuid4())
+BUYER = "Nina.Teste@example.com"
 TRACKED = 300
 LOST = 40
 
@@ -161,8 +162,8 @@ def test_a_dead_record_takes_effect_once_after_the_fix(stack: Stack) -> None:
     listed = stack.afluente("dlq", "list", "--tenant", TENANT, "--from", "1h", "--json")
     assert [(each["id"], each["copies"]) for each in listed["entries"]] == [(name, 2)]
 
-    assert "order_settled" not in stack.afluente("dlq", "show", name)
-    assert stack.afluente("dlq", "show", name, "--body", "--json")["value"]["value"]["body"]["event"] == "order_settled"
+    assert BUYER not in stack.afluente("dlq", "show", name)
+    assert stack.afluente("dlq", "show", name, "--body", "--json")["value"]["value"]["body"]["buyer"]["email"] == BUYER
     assert stack.afluente("dlq", "replay", name, "--dry-run", "--json")["replayed"] == 0
     assert "--yes" in stack.afluente("dlq", "replay", name, status=1)
 

@@ -107,7 +107,7 @@ def show(
 ) -> None:
     """Show one dead record: why it died, its headers, and its value with --body."""
     settings = Stack().settings
-    document = carry_out(_shown(settings, Identity.parse(entry_id), body=body))
+    document = carry_out(_shown(settings, *_identities((entry_id,)), body=body))
     if as_json:
         print_json(document)
         return
@@ -191,18 +191,21 @@ def discard(
 
 def _selection(ids: Sequence[str], pipeline: str, reason: str, tenant: str, between: tuple[str, str]) -> Selection:
     since, until = between
-    try:
-        identities = tuple(Identity.parse(text) for text in ids)
-    except dead_letters.Unreadable as error:
-        raise Fault(str(error)) from None
     return Selection(
         pipeline=pipeline,
         reason=reason,
         tenant_id=tenant.lower(),
         since_ms=milliseconds(since, "--from") if since else None,
         until_ms=milliseconds(until, "--to") if until else None,
-        ids=identities,
+        ids=_identities(ids),
     )
+
+
+def _identities(ids: Sequence[str]) -> tuple[Identity, ...]:
+    try:
+        return tuple(Identity.parse(text) for text in ids)
+    except dead_letters.Unreadable as error:
+        raise Fault(f"{error}.") from None
 
 
 async def _listed(settings: Settings, selection: Selection) -> Listed:

@@ -29,7 +29,8 @@ VIEW_BYTES: Final = 64 << 10  # of a value that is shown; more is no reading for
 
 DLQ_TOPICS: Final = tuple(topic.name for topic in TOPICS if topic.name.endswith(DLQ_SUFFIX))
 _IDENTITY: Final = re.compile(
-    r"(?P<topic>[A-Za-z0-9._-]{1,249})/(?P<partition>[0-9]{1,9})/(?P<offset>[0-9]{1,18})(@(?P<topic_id>[A-Za-z0-9+/=_-]{1,64}))?"
+    r"(?P<topic>[A-Za-z0-9._-]{1,249})/(?P<partition>[0-9]{1,9})/(?P<offset>[0-9]{1,18})"
+    r"(@(?P<topic_id>[A-Za-z0-9+/=_-]{1,64}))?"
 )
 
 Report = Callable[[int, int], None]  # records read, records there are

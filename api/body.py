@@ -12,8 +12,11 @@ from api.limits import Hold
 
 BODY_BYTES_MAX: Final = 1 << 20  # on the wire, of any request; also what a record of gateway.received can carry
 INFLATED_BYTES_MAX: Final = 4 << 20  # 1,000 events of 4 kB; a gzip bomb ends here
+# What is too large is still read, and forgotten, up to here: a client that is cut while it sends sees no answer.
+DRAINED_BYTES_MAX: Final = 8 << 20
 JSON_DEPTH_MAX: Final = 254  # what orjson can write again, which is how repeated names are found
 GZIP_MAGIC: Final = b"\x1f\x8b"
+GZIP_MEMBERS_MAX: Final = 64  # streams joined end to end; senders join a few, if any
 _GZIP_WBITS: Final = 31
 _PLAIN: Final = frozenset({"", "identity", "gzip"})
 
@@ -21,20 +24,25 @@ _PLAIN: Final = frozenset({"", "identity", "gzip"})
 async def read(request: Request, hold: Hold) -> bytes:
     """The raw bytes, at most BODY_BYTES_MAX of them, counted against what is in flight as they arrive."""
     announced = request.headers.get("content-length", "")
-    if announced.isdecimal() and int(announced) > BODY_BYTES_MAX:
-        _too_large()
+    if announced.isdecimal() and int(announced) > DRAINED_BYTES_MAX:
+        _too_large(close=True)
     chunks: list[bytes] = []
     size = 0
     try:
         async for chunk in request.stream():
             size += len(chunk)
             if size > BODY_BYTES_MAX:
-                _too_large()
+                chunks.clear()
+                if size > DRAINED_BYTES_MAX:
+                    _too_large(close=True)
+                continue
             hold.take(len(chunk))
             chunks.append(chunk)
     except ClientDisconnect:
         # Nobody reads this answer; it ends the request without a trace in the error log.
         raise Refusal(400, "disconnected", "the connection ended before the body") from None
+    if size > BODY_BYTES_MAX:
+        _too_large()
     return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
 
@@ -49,6 +57,8 @@ def inflate(raw: bytes, request: Request, hold: Hold) -> bytes:
     size = 0
     try:
         while raw:
+            if len(parts) == GZIP_MEMBERS_MAX:
+                _not_gzip()
             member = zlib.decompressobj(_GZIP_WBITS)
             part = member.decompress(raw, INFLATED_BYTES_MAX - size + 1)
             size += len(part)
@@ -99,10 +109,9 @@ def _too_deep() -> NoReturn:
     raise Refusal(400, "too_deep", f"the body is nested deeper than {JSON_DEPTH_MAX} levels")
 
 
-def _too_large() -> NoReturn:
-    # The rest of the body is not read: the connection cannot be used again.
+def _too_large(*, close: bool = False) -> NoReturn:
     text = f"a body has at most {BODY_BYTES_MAX} bytes; split the batch, or compress it with gzip"
-    raise Refusal(413, "too_large", text, headers={"Connection": "close"})
+    raise Refusal(413, "too_large", text, headers={"Connection": "close"} if close else {})
 
 
 def _too_large_inflated() -> NoReturn:

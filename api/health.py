@@ -77,7 +77,10 @@ class Probes:
                     await check()
                 seen = _Seen(True, "", time.monotonic())
             except Exception as error:  # noqa: BLE001 - whatever it is, the part did not answer
-                seen = _Seen(False, f"{type(error).__name__}: {error}"[:200], time.monotonic())
+                # Addresses and the like are for the log: anybody may ask for this page.
+                log.debug("probe", part=part, detail=str(error)[:300])
+                text = str(error.args[0]) if isinstance(error, LookupError) else type(error).__name__
+                seen = _Seen(False, text, time.monotonic())
             before = self._seen.get(part)
             if before is None or before.ok != seen.ok:
                 log.info("part", part=part, ok=seen.ok, detail=seen.detail)

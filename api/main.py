@@ -1,5 +1,6 @@
 """The entry of the edge: builds its parts in order, mounts its routes, serves. `python -m api.main`."""
 
+import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -15,7 +16,7 @@ from api.deps import Edge
 from api.limits import InFlight, Rates
 from api.observe import Observe
 from api.reading_store import ReadingStore
-from api.server import config_for
+from api.server import allow_connections, config_for
 from app import credentials
 from app.codec import Codec
 from app.producer import Producer
@@ -76,6 +77,10 @@ def main() -> None:
     """Serve until SIGTERM; requests in progress are answered first."""
     settings = Settings.load()
     logs.configure(settings.log_level)
+    # uvicorn drains, then raises the signal it got once more for whoever started it: let that end with status 0.
+    allow_connections(settings.edge_connections_max)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda _number, _frame: None)
     uvicorn.Server(config_for(create_app(settings), settings)).run()
 
 

@@ -95,10 +95,10 @@ class Key:
     revoked_at: datetime | None
 
 
-async def connect(url: str) -> Pool:
+async def connect(url: str, timeout_s: float = LOOKUP_TIMEOUT_S) -> Pool:
     """A pool that does not need Postgres to be there yet: the edge starts and says `not ready` instead."""
     return await asyncpg.create_pool(
-        url, min_size=0, max_size=POOL_MAX, timeout=LOOKUP_TIMEOUT_S, command_timeout=ADMIN_TIMEOUT_S
+        url, min_size=0, max_size=POOL_MAX, timeout=timeout_s, command_timeout=ADMIN_TIMEOUT_S
     )
 
 
@@ -136,11 +136,12 @@ class _Cache(Generic[V]):
             task = asyncio.ensure_future(self._ask(wanted, ask))
             self._asking[wanted] = task
             task.add_done_callback(lambda done: (self._asking.pop(wanted, None), done.cancelled() or done.exception()))
-        return await asyncio.shield(task)
+        # Waited for, not cancelled: ending a query of a server that hangs would wait for that server.
+        async with asyncio.timeout(LOOKUP_TIMEOUT_S):
+            return await asyncio.shield(task)
 
     async def _ask(self, wanted: Any, ask: Callable[[], Awaitable[V | None]]) -> V | None:
-        async with asyncio.timeout(LOOKUP_TIMEOUT_S):
-            found = await ask()
+        found = await asyncio.wait_for(ask(), ADMIN_TIMEOUT_S)
         metrics.CREDENTIAL_LOOKUPS.labels("found" if found is not None else "unknown").inc()
         self._entries[wanted] = (self._clock(), found)
         self._entries.move_to_end(wanted)

@@ -189,7 +189,7 @@ class ClickHouse:
         if self._client.query(there, parameters={"database": database, "name": RECORDS}).result_rows != [(1,)]:
             return {}
         rows = self._client.query(f"SELECT number, checksum FROM {self._table}").result_rows  # noqa: S608 - a setting
-        return {number: checksum for number, checksum in rows}
+        return {int(row[0]): str(row[1]) for row in rows}
 
     def _make_table(self) -> None:
         filling = placeholders(self._settings)

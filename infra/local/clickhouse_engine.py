@@ -47,8 +47,11 @@ SERVER_SETTINGS: dict[str, int] = {
     "max_thread_pool_size": THREADS_MAX,
 }
 MERGE_TREE_SETTINGS: dict[str, int] = {"fsync_after_insert": 1, "fsync_part_directory": 1}
+INSERT_BLOCK_BYTES = 128 * MIB  # large inserts are cut here; a server's 256 MiB needs 1 GB while columns grow
 SESSION_DEFAULTS: dict[str, int] = {
     "max_memory_usage": QUERY_MEMORY_BYTES,
+    "min_insert_block_size_bytes": INSERT_BLOCK_BYTES,
+    "max_insert_block_size_bytes": INSERT_BLOCK_BYTES,  # four batches of the worker: never cuts one of its own
     "async_insert": 0,  # an acknowledged insert is a part on disk, never a buffer
 }
 UNKNOWN_EXCEPTION = 1002  # ClickHouse's code for what has none

@@ -4,15 +4,23 @@ import json
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from confluent_kafka import Consumer, KafkaException, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient, OffsetSpec
+from tenacity import retry, retry_if_exception, stop_after_delay, wait_fixed
 
 from app.settings import GROUP_ID, Settings
 from infra.local.faults import Fault
-from infra.local.topics import REQUEST_TIMEOUT_S
+from infra.local.topics import REQUEST_TIMEOUT_S, RETRY_INTERVAL_S
 from schemas.topics import DLQ_SUFFIX, TOPICS
 
 METADATA_SHOWN_CHARS = 60
+COORDINATOR_STARTING = frozenset(
+    {
+        KafkaError.NOT_COORDINATOR,
+        KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
+        KafkaError.COORDINATOR_NOT_AVAILABLE,
+    }
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,9 +57,20 @@ def read_pending(metadata: str | None) -> Any:
         return metadata
 
 
+def _is_coordinator_starting(fault: BaseException) -> bool:
+    return isinstance(fault, KafkaException) and fault.args[0].code() in COORDINATOR_STARTING
+
+
+@retry(
+    # A fresh broker makes its offsets topic at the first question, and loads it after each start.
+    retry=retry_if_exception(_is_coordinator_starting),
+    stop=stop_after_delay(REQUEST_TIMEOUT_S),
+    wait=wait_fixed(RETRY_INTERVAL_S),
+    reraise=True,
+)
 def _commits(settings: Settings, partitions: list[TopicPartition]) -> dict[tuple[str, int], TopicPartition]:
-    # A consumer that never joins: it waits for a coordinator that is still loading. The admin client's
-    # list_consumer_group_offsets (confluent-kafka 2.16) answers that with an error, and then crashes the process.
+    # A consumer that never joins. The admin client's list_consumer_group_offsets (confluent-kafka 2.16) crashes the
+    # process when the coordinator is still loading.
     consumer = Consumer({
         "bootstrap.servers": settings.kafka_url,
         "group.id": GROUP_ID,

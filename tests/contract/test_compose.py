@@ -1,10 +1,12 @@
 """docker-compose.yml and the Dockerfiles: valid by their schemas, hardened, and in step with the code."""
 
 import json
+import os
 import re
 import shutil
 import subprocess
 import sys
+from importlib.metadata import packages_distributions
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -137,6 +139,15 @@ def test_workers_are_told_apart_and_given_time_to_drain() -> None:
     assert all(int(worker["stop_grace_period"].removesuffix("s")) > drain_s for worker in workers)
 
 
+def test_only_the_migration_is_the_owner_of_the_tables() -> None:
+    """Row-level security holds for the edge because its role owns nothing."""
+    owners = {n for n, s in SERVICES.items() if "AFLUENTE_POSTGRES_OWNER_URL" in s.get("environment", {})}
+    assert owners == {"migrate"}
+    assert SERVICES["edge"]["environment"]["AFLUENTE_POSTGRES_URL"].startswith("postgresql://afluente:")
+    # Made by the image as a superuser, for whom row-level security does not hold at all.
+    assert SERVICES["postgres"]["environment"]["POSTGRES_USER"] == "postgres"
+
+
 def test_nothing_secret_stands_in_the_file() -> None:
     """Every password comes from .env, which is not part of the repository."""
     for name, value in re.findall(r"(\w*(?:PASSWORD|MASTER_KEY|SECRET)\w*): (.+)", tree.read("docker-compose.yml")):
@@ -187,6 +198,14 @@ def test_brokers_keep_what_the_guarantees_rest_on() -> None:
     assert int(kept["offset.metadata.max.bytes"]) >= 4096
 
 
+def test_the_embedded_kafka_is_the_one_of_the_images() -> None:
+    """What the tests ran on is what is deployed: one version of Kafka in the jars and the images."""
+    embedded = set(re.findall(r"org\.apache\.kafka:[\w.-]+:([\d.]+)", tree.read("infra/local/jars.toml")))
+    images = {SERVICES[name]["image"].split(":")[1] for name in SERVICES if name.startswith("kafka-")}
+    images |= set(re.findall(r"(?m)^FROM apache/kafka:([\d.]+)", tree.read("infra/docker/connect.Dockerfile")))
+    assert embedded == images
+
+
 def test_clickhouse_and_maven_files_are_well_formed() -> None:
     """ClickHouse starts with its settings, and never inserts asynchronously."""
     for path in tree.files():
@@ -195,3 +214,34 @@ def test_clickhouse_and_maven_files_are_well_formed() -> None:
     users = ET.fromstring(tree.read("infra/clickhouse/users.d/afluente.xml"))
     assert users.findtext("profiles/default/async_insert") == "0"
     assert users.findtext("profiles/default/insert_deduplicate") == "1"
+
+
+def of_the_embedded_stack() -> set[str]:
+    """Import names of what requirements-local.in adds: the images do not have it."""
+    named = {
+        re.split(r"[\[=<>~ ]", line)[0].lower()
+        for line in tree.read("requirements-local.in").splitlines()
+        if line and line[0] not in "#-"
+    }
+    return {
+        module
+        for module, distributions in packages_distributions().items()
+        if named & {distribution.lower().replace("_", "-") for distribution in distributions}
+    }
+
+
+@pytest.mark.parametrize("entry", ["api.main", "agents.worker", "infra.local.cli"])
+def test_each_image_starts_with_the_production_requirements_alone(entry: str) -> None:
+    """Edge, worker and command line are imported without the embedded stack's packages, as in their images."""
+    blocked = of_the_embedded_stack()
+    assert {"chdb", "jgo"} <= blocked
+    program = (
+        "import base64, os, sys\n"
+        f"sys.modules.update(dict.fromkeys({sorted(blocked)!r}))\n"
+        "os.environ['AFLUENTE_MASTER_KEY'] = base64.b64encode(bytes(32)).decode()\n"
+        f"import {entry}\n"
+    )
+    environ = {"PATH": os.environ["PATH"], "PYTHONPATH": str(tree.ROOT)}
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, cwd=tree.ROOT, env=environ, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

@@ -33,7 +33,9 @@ async def producer(parts: Parts) -> AsyncIterator[Producer]:
 
 
 def records(prefix: str, count: int) -> list[Record]:
-    return [Record(TOPIC, b"tenant", f"{prefix}{i}".encode(), [("ce_id", f"{prefix}{i}".encode())]) for i in range(count)]
+    return [
+        Record(TOPIC, b"tenant", f"{prefix}{i}".encode(), [("ce_id", f"{prefix}{i}".encode())]) for i in range(count)
+    ]
 
 
 def values(parts: Parts, prefix: str) -> list[str]:

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -88,6 +89,28 @@ class Parts:
             await connection.execute(path.read_text())
         await connection.close()
 
+    def start_clickhouse(self) -> None:
+        self._start("clickhouse", Launch([sys.executable, "-m", "infra.local.clickhouse"]))
+        url = self.settings.clickhouse_url
+        wait_for(lambda: httpx.get(f"{url}/ping").status_code == 200, "ClickHouse answers")
+        for path in sorted((ROOT / "schemas" / "clickhouse").glob("*.sql")):
+            text = path.read_text()
+            for name, value in {
+                "database": self.settings.clickhouse_database,
+                "on_cluster": "",
+                "replicated": "",
+                "dedupe_window": "non_replicated_deduplication_window",
+            }.items():
+                text = text.replace(f"{{{name}}}", value)
+            for statement in text.split(";\n"):
+                if statement.strip():
+                    self.clickhouse(statement)
+
+    def clickhouse(self, query: str) -> str:
+        answer = httpx.post(self.settings.clickhouse_url, content=query, timeout=START_S)
+        assert answer.status_code == 200, answer.text
+        return answer.text
+
     def start_edge(self, **environ: str) -> None:
         self._start("edge", Launch([sys.executable, "-m", "api.main"], environ))
         wait_for(lambda: httpx.get(f"{self.edge_url}/health/live").status_code == 200, "the edge answers")
@@ -165,3 +188,20 @@ class Parts:
 def _bounds(consumer: Consumer, topic: str) -> dict[int, tuple[int, int]]:
     partitions = consumer.list_topics(topic, timeout=10).topics[topic].partitions
     return {p: consumer.get_watermark_offsets(TopicPartition(topic, p), timeout=10) for p in partitions}
+
+
+def new_tenant(parts: Parts) -> dict[str, str]:
+    """A tenant with a write and a read key."""
+    made: dict[str, str] = parts.cli("tenant", "create", f"t-{uuid.uuid4()}", "--json")
+    return made
+
+
+def problem(answer: httpx.Response, status: int, code: str) -> dict[str, Any]:
+    """The answer is a problem with this status and code."""
+    assert answer.status_code == status, answer.text
+    assert answer.headers["content-type"] == "application/problem+json"
+    found: dict[str, Any] = answer.json()
+    assert found["code"] == code, found
+    assert found["message"]
+    assert found["status"] == status
+    return found

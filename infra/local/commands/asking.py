@@ -1,22 +1,16 @@
-"""How the commands about tenants reach Postgres and speak: one connection, one answer, one way to fail."""
+"""How the commands about tenants reach Postgres: one pool, one question, and faults that say what to do."""
 
 import asyncio
-import sys
 from collections.abc import Awaitable, Callable
-from typing import Any, Final, TypeVar
+from typing import TypeVar
 
 import asyncpg
-import orjson
-import typer
-from rich.console import Console
 
-from app.credentials import Credentials, Refused, connect
+from app.credentials import ADMIN_TIMEOUT_S, Credentials, Refused, connect
 from app.settings import Settings
+from infra.local.faults import Fault
 
 T = TypeVar("T")
-console: Final = Console()
-errors: Final = Console(stderr=True)
-FAILED: Final = 1
 
 
 def with_credentials(ask: Callable[[Credentials], Awaitable[T]]) -> T:
@@ -24,27 +18,19 @@ def with_credentials(ask: Callable[[Credentials], Awaitable[T]]) -> T:
 
     async def run() -> T:
         settings = Settings.load()
-        pool = await connect(settings.postgres_url.get_secret_value())
+        master_key = settings.master_key_bytes
+        pool = await connect(settings.postgres_url.get_secret_value(), ADMIN_TIMEOUT_S)
         try:
-            return await ask(Credentials(pool, settings.master_key_bytes))
+            return await ask(Credentials(pool, master_key))
         finally:
             await pool.close()
 
     try:
         return asyncio.run(run())
-    except (Refused, ValueError) as error:
-        return _fail(str(error))
     except asyncpg.UndefinedTableError:
-        return _fail("the tables are missing; run `./afluente migrate`")
+        raise Fault("the tables are missing; run `./afluente migrate`") from None
     except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
-        return _fail(f"Postgres does not answer ({type(error).__name__}); is the stack up? `./afluente status` tells")
-
-
-def as_json(content: Any) -> None:
-    """One JSON document on stdout."""
-    sys.stdout.write(orjson.dumps(content, default=str, option=orjson.OPT_INDENT_2).decode() + "\n")
-
-
-def _fail(text: str) -> Any:
-    errors.print(text, style="red", highlight=False)
-    raise typer.Exit(FAILED)
+        text = f"Postgres does not answer ({type(error).__name__}); is the stack up? `./afluente status` tells"
+        raise Fault(text) from None
+    except (Refused, ValueError) as error:
+        raise Fault(str(error)) from None

@@ -8,11 +8,11 @@ import typer
 from rich.table import Table
 
 from app.credentials import Credentials, Key
-from infra.local.commands.asking import as_json, console, with_credentials
+from infra.local.commands.asking import with_credentials
+from infra.local.terminal import AsJson, out, print_hint, print_json
 
 app: Final = typer.Typer(no_args_is_help=True, help="Write and read keys: create, list, revoke.")
 
-Json = Annotated[bool, typer.Option("--json", help="print JSON")]
 Tenant = Annotated[str, typer.Argument(help="the tenant's name or id")]
 
 
@@ -27,7 +27,7 @@ class KindOption(StrEnum):
 def create(
     tenant: Tenant,
     kind: Annotated[KindOption, typer.Option(help="write sends events, read reads them back")] = KindOption.write,
-    json: Json = False,
+    json: AsJson = False,
 ) -> None:
     """Create a key and show it, this once."""
 
@@ -38,14 +38,14 @@ def create(
 
     made = with_credentials(make)
     if json:
-        as_json(made)
+        print_json(made)
     else:
         typer.echo(made["key"])
-        console.print("Stored as a hash only: copy it now.", style="yellow")
+        print_hint("Stored as a hash only: copy it now.")
 
 
 @app.command("list")
-def list_(tenant: Tenant, json: Json = False) -> None:
+def list_(tenant: Tenant, json: AsJson = False) -> None:
     """The keys of a tenant, by prefix, revoked ones too."""
 
     async def ask(credentials: Credentials) -> list[Key]:
@@ -54,20 +54,20 @@ def list_(tenant: Tenant, json: Json = False) -> None:
     keys = with_credentials(ask)
     if json:
         names = ("kind", "prefix", "created_at", "revoked_at")
-        as_json([{"key_id": key.id, **{name: getattr(key, name) for name in names}} for key in keys])
+        print_json([{"key_id": key.id, **{name: getattr(key, name) for name in names}} for key in keys])
         return
     table = Table("key_id", "kind", "prefix", "created", "revoked")
     for key in keys:
         revoked = key.revoked_at.isoformat(timespec="seconds") if key.revoked_at else ""
         table.add_row(str(key.id), key.kind, key.prefix, key.created_at.isoformat(timespec="seconds"), revoked)
-    console.print(table)
+    out.print(table)
 
 
 @app.command()
-def revoke(key_id: Annotated[UUID, typer.Argument(help="from `key list`")], json: Json = False) -> None:
+def revoke(key_id: Annotated[UUID, typer.Argument(help="from `key list`")], json: AsJson = False) -> None:
     """Revoke a key for good. Edges let go of it within AFLUENTE_CREDENTIAL_CACHE_S."""
     changed = with_credentials(lambda credentials: credentials.revoke_key(key_id))
     if json:
-        as_json({"key_id": key_id, "revoked": True, "was_revoked_before": not changed})
+        print_json({"key_id": key_id, "revoked": True, "was_revoked_before": not changed})
     else:
-        console.print("Revoked." if changed else "It was revoked before.")
+        out.print("Revoked." if changed else "It was revoked before.")

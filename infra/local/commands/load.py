@@ -151,6 +151,8 @@ def _tell(found: list[Verdict], statistics: dict[str, Any], seconds: int, *, as_
         print_json({"right": right, "seconds": seconds, "http": statistics, "streams": streams})
     else:
         out.print(report.table(found))
+        if text := report.open_ends(found):
+            out.print(text)
         if statistics.get("requests"):
             out.print(
                 f"{statistics['requests']:,} requests, {statistics['requests'] / seconds:,.0f}/s, "

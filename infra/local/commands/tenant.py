@@ -7,17 +7,17 @@ import typer
 from rich.table import Table
 
 from app.credentials import Credentials, Refused
-from infra.local.commands.asking import as_json, console, with_credentials
+from infra.local.commands.asking import with_credentials
+from infra.local.terminal import AsJson, out, print_hint, print_json
 
 app: Final = typer.Typer(no_args_is_help=True, help="Tenants: create, list, and set their limits.")
 _ORIGIN: Final = re.compile(r"https?://[a-z0-9.-]+(:[0-9]{1,5})?|\*")
 
-Json = Annotated[bool, typer.Option("--json", help="print JSON")]
 Name = Annotated[str, typer.Argument(help="name or id")]
 
 
 @app.command()
-def create(name: Annotated[str, typer.Argument(help="unique, 1 to 200 characters")], json: Json = False) -> None:
+def create(name: Annotated[str, typer.Argument(help="unique, 1 to 200 characters")], json: AsJson = False) -> None:
     """Create a tenant with a write key and a read key. Both are shown once, now."""
 
     async def make(credentials: Credentials) -> dict[str, str]:
@@ -28,26 +28,26 @@ def create(name: Annotated[str, typer.Argument(help="unique, 1 to 200 characters
 
     made = with_credentials(make)
     if json:
-        as_json(made)
+        print_json(made)
         return
     for field, value in made.items():
         typer.echo(f"{field:<10} {value}")
-    console.print("The keys are stored as hashes only: copy them now.", style="yellow")
+    print_hint("The keys are stored as hashes only: copy them now.")
 
 
 @app.command("list")
-def list_(json: Json = False) -> None:
+def list_(json: AsJson = False) -> None:
     """Every tenant with its settings."""
     tenants = with_credentials(lambda credentials: credentials.list_tenants())
     if json:
-        as_json([{**_settings(t), "tenant_id": t.id, "name": t.name, "created_at": t.created_at} for t in tenants])
+        print_json([{**_settings(t), "tenant_id": t.id, "name": t.name, "created_at": t.created_at} for t in tenants])
         return
     table = Table("tenant_id", "name", "created", "events/s", "shards", "origins")
     for t in tenants:
         limit = "unlimited" if t.rate_limit_per_s is None else f"{t.rate_limit_per_s:g}"
         created = t.created_at.isoformat(timespec="seconds")
         table.add_row(str(t.id), t.name, created, limit, str(t.shards), "\n".join(t.cors_origins))
-    console.print(table)
+    out.print(table)
 
 
 @app.command("set")
@@ -58,7 +58,7 @@ def set_(
     cors_origin: Annotated[
         list[str] | None, typer.Option(help="a page that may call, e.g. https://shop.example; repeat; '' = none")
     ] = None,
-    json: Json = False,
+    json: AsJson = False,
 ) -> None:
     """Change what is given; the rest stays. Edges follow within AFLUENTE_CREDENTIAL_CACHE_S."""
 
@@ -78,9 +78,9 @@ def set_(
 
     changed = with_credentials(change)
     if json:
-        as_json(changed)
+        print_json(changed)
     else:
-        console.print(f"{tenant}: set.")
+        out.print(f"{tenant}: set.")
 
 
 def _settings(tenant: object) -> dict[str, object]:

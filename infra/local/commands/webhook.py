@@ -8,7 +8,8 @@ import typer
 
 from api.signatures import standard_key
 from app.credentials import Credentials, Purpose, Refused
-from infra.local.commands.asking import as_json, console, with_credentials
+from infra.local.commands.asking import with_credentials
+from infra.local.terminal import AsJson, out, print_json
 from schemas.tracking import GATEWAYS
 
 app: Final = typer.Typer(no_args_is_help=True, help="Secrets of payment gateways.")
@@ -28,7 +29,7 @@ def set_secret(
     following: Annotated[
         bool, typer.Option("--next", help="beside the current one, while the gateway changes over")
     ] = False,
-    json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
+    json: AsJson = False,
 ) -> None:
     """Read a secret from stdin (or ask for it) and store it encrypted. It is never an argument: those are seen by all.
 
@@ -46,9 +47,9 @@ def set_secret(
 
     tenant_id = with_credentials(store)
     if json:
-        as_json({"tenant_id": tenant_id, "gateway": gateway.value, "purpose": purpose})
+        print_json({"tenant_id": tenant_id, "gateway": gateway.value, "purpose": purpose})
     else:
-        console.print(f"{gateway.value}: {purpose} secret set.")
+        out.print(f"{gateway.value}: {purpose} secret set.")
 
 
 def _read() -> str:

@@ -34,7 +34,7 @@ def made(record: PlainRecord, detail: str = "", reason: str = "bad") -> Any:
 def test_an_entry_keeps_the_record_whole(record: PlainRecord, detail: str) -> None:
     """A replay after a fix puts back what came: key, bytes and headers, in their order."""
     found = made(record, detail)
-    assert (found.key, found.value) == (record.key or b"", record.value or b"")
+    assert (found.key, found.value) == (record.key, record.value or b"")
     own = [pair for pair in record.headers if not pair[0].startswith(dlq.PREFIX)]
     assert found.headers[: len(own)] == own
     assert all(name.startswith(dlq.PREFIX) for name, _ in found.headers[len(own) :])

@@ -20,7 +20,7 @@ from app import inspection, progress, source
 from app.batch import TP, RecordBatch
 from app.codec import Version, schema
 from app.dedup import Gap, dead_offsets, first_carriers
-from app.errors import Backpressure
+from app.errors import Backpressure, Poison
 from app.outputs import Events
 from app.ownership import describe
 from app.pipeline import Loop, Pipeline, Work
@@ -63,8 +63,7 @@ class Plan:
 
 @dataclass(slots=True)
 class Outcome:
-    """What a replay found: every record that was read is counted under one of the names but the last two, which
-    count rows: a record may lead to several, or to none."""
+    """What a replay found: the first five count records, each once; the next three count rows."""
 
     outside: int = 0  # of the window
     dead: int = 0  # in the DLQ
@@ -185,7 +184,8 @@ class Replay:
             stop=stop_after_delay(RETRY_STOP_S),
             reraise=True,
         )
-        refused = await retrying(self._sink.insert, table, version, (span.topic, span.partition), rows, name)
+        place = (span.topic, span.partition)
+        refused: list[tuple[int, Poison]] = await retrying(self._sink.insert, table, version, place, rows, name)
         self.outcome.refused += len(refused)
 
 

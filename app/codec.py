@@ -26,6 +26,7 @@ AVRO_FOLDER: Final = Path(__file__).resolve().parent.parent / "schemas" / "avro"
 LOCK_FILE: Final = "ids.lock.json"
 MAGIC: Final = 0
 _PREFIX: Final = struct.Struct(">bI")
+PREFIX_BYTES: Final = _PREFIX.size
 _FILE_NAME: Final = re.compile(r"(?P<subject>[a-z0-9-]+)\.(?P<version>[0-9]+)\.avsc")
 
 # What fastavro raises for a datum that does not fit its schema: short reads, bad lengths, bad text, bad union index.

@@ -11,7 +11,7 @@ class Backpressure(Exception):  # noqa: N818 - a signal to the loop, not a fault
 
 
 class Poison(Exception):  # noqa: N818 - see above
-    """This record can never be processed: to the DLQ with `reason` (a short snake_case word) and `detail`.
+    """A record that can never be processed: to the DLQ with `reason` (a short snake_case word) and `detail`.
 
     `detail` goes into the DLQ and the logs, so it names fields and limits, never a person's data.
     """

@@ -20,9 +20,7 @@ MASTER_KEY_BYTES = 32  # AES-256 and HKDF-SHA256 input: anything shorter weakens
 class Settings(BaseSettings):
     """The resolved configuration. Numbers carry their unit as the last word of their name."""
 
-    model_config = SettingsConfigDict(
-        env_prefix="AFLUENTE_", extra="forbid", frozen=True, hide_input_in_errors=True
-    )
+    model_config = SettingsConfigDict(env_prefix="AFLUENTE_", extra="forbid", frozen=True, hide_input_in_errors=True)
 
     # Places and ports of the embedded stack, all on loopback.
     home: Path = Field(default=Path(".afluente"), description="data folder of the embedded stack")
@@ -54,6 +52,7 @@ class Settings(BaseSettings):
     worker_id: str = Field(default="0", pattern=r"^[A-Za-z0-9_.-]{1,64}$", description="static group member")
     batch_rows_max: int = Field(default=50_000, ge=1, le=500_000, description="records in one batch")
     batch_bytes_max: int = Field(default=32 << 20, ge=1 << 10, le=256 << 20, description="bytes in one batch")
+    buffer_bytes_max: int = Field(default=128 << 20, ge=1 << 20, le=8 << 30, description="fetched, not yet taken")
     linger_ms: int = Field(default=200, ge=0, le=60_000, description="how long a batch waits to fill")
     dedupe_window_hours: int = Field(default=72, ge=1, le=8760, description="how long an event id is known")
     drain_timeout_s: float = Field(default=30.0, ge=1, le=600, description="SIGTERM: time to finish batches")
@@ -61,6 +60,8 @@ class Settings(BaseSettings):
     clickhouse_timeout_s: float = Field(default=60.0, ge=1, le=600, description="one insert, answer included")
     dlq_ratio_max: float = Field(default=0.5, gt=0, le=1, description="poison share of a batch that stops us")
     failpoints: str = Field(default="", description="tests only: name=action[,name=action]")
+
+    worker_host: str = Field(default="127.0.0.1", description="where health and metrics listen")
 
     # The edge.
     edge_host: str = "127.0.0.1"
@@ -100,6 +101,11 @@ class Settings(BaseSettings):
         if self.postgres_owner_url.get_secret_value():
             PostgresDsn(self.postgres_owner_url.get_secret_value())
         return self
+
+    @property
+    def worker_folder(self) -> Path:
+        """Where this worker keeps its state; each worker of a machine has its own."""
+        return (self.home / "worker" / self.worker_id).absolute()
 
     @property
     def master_key_bytes(self) -> bytes:

@@ -7,7 +7,8 @@ state is.
 
 from dataclasses import dataclass
 
-DAY_MS = 24 * 60 * 60 * 1000
+HOUR_MS = 60 * 60 * 1000
+DAY_MS = 24 * HOUR_MS
 DLQ_SUFFIX = ".dlq"
 
 

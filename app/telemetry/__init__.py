@@ -1,0 +1,1 @@
+"""What the spine tells its operators: metrics, logs, traces. Never a person's data."""

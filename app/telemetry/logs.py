@@ -38,7 +38,8 @@ def configure(level: str = "INFO") -> None:
             structlog.processors.JSONRenderer(serializer=_json),
         ],
     )
-    stream = logging.StreamHandler(sys.stderr)
+    # Faust's command line replaces sys.stderr by a proxy that logs: a handler on it would feed itself.
+    stream = logging.StreamHandler(sys.__stderr__)
     stream.setFormatter(formatter)
     root = logging.getLogger()
     root.handlers[:] = [stream]

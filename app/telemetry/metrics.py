@@ -78,6 +78,100 @@ PRODUCED: Final = Counter(
 )
 
 
+# The worker. `pipeline` is the module path everywhere: metric label, log field, dashboard row, alert.
+STEP_BUCKETS_S: Final = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+DELAY_BUCKETS_S: Final = (0.1, 0.25, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 300.0, 1_800.0)
+ROWS_BUCKETS: Final = (1, 10, 100, 1_000, 5_000, 10_000, 25_000, 50_000, 100_000, 200_000)
+
+CONSUMED: Final = Counter(
+    "afluente_records_consumed_total",
+    "Records taken by the loop. Flat while afluente_lag_records grows: look at afluente_paused, then at the log.",
+    ["pipeline"],
+    registry=REGISTRY,
+)
+INSERTED: Final = Counter(
+    "afluente_rows_inserted_total",
+    "Rows confirmed by ClickHouse, a replayed range counted again. Flat under traffic: see afluente_paused.",
+    ["pipeline", "table"],
+    registry=REGISTRY,
+)
+DUPLICATES: Final = Counter(
+    "afluente_duplicates_dropped_total",
+    "Records dropped because their event id came before. A jump: a sender repeats itself; harmless here, tell it.",
+    ["pipeline"],
+    registry=REGISTRY,
+)
+DEAD: Final = Counter(
+    "afluente_dlq_records_total",
+    "Records sent to the DLQ, by reason. Any: `./afluente dlq list`, fix the cause, `./afluente dlq replay`.",
+    ["pipeline", "reason"],
+    registry=REGISTRY,
+)
+BATCH_ROWS: Final = Histogram(
+    "afluente_batch_rows",
+    "Records in a batch. All small under load: raise AFLUENTE_LINGER_MS, or the topic has too many partitions.",
+    ["pipeline"],
+    buckets=ROWS_BUCKETS,
+    registry=REGISTRY,
+)
+BATCH_SECONDS: Final = Histogram(
+    "afluente_batch_seconds",
+    "Time in each step of the loop. write slow: ClickHouse; open slow: the group coordinator; others: this CPU.",
+    ["pipeline", "step"],
+    buckets=STEP_BUCKETS_S,
+    registry=REGISTRY,
+)
+EVENT_DELAY: Final = Histogram(
+    "afluente_event_delay_seconds",
+    "From Kafka's timestamp to durable in ClickHouse, of the first and last record of each batch.",
+    ["pipeline"],
+    buckets=DELAY_BUCKETS_S,
+    registry=REGISTRY,
+)
+LAG: Final = Gauge(
+    "afluente_lag_records",
+    "Records in Kafka that are not durable yet. Growing for minutes: more workers, or a part behind is slow.",
+    ["pipeline", "topic", "partition"],
+    registry=REGISTRY,
+)
+PAUSED: Final = Gauge(
+    "afluente_paused",
+    "Partitions that wait for ClickHouse or Kafka to take a batch. Above 0 for a minute: that part is away or full.",
+    ["pipeline"],
+    registry=REGISTRY,
+)
+BACKPRESSURE_SECONDS: Final = Counter(
+    "afluente_backpressure_seconds_total",
+    "Seconds that batches waited in retries. Rising: see the reason in the log line `backpressure`.",
+    ["pipeline"],
+    registry=REGISTRY,
+)
+COMMIT_SECONDS: Final = Histogram(
+    "afluente_commit_seconds",
+    "Time of one offset commit, the pending ranges in it. Above 0.2 s: the poll is too large or the broker is slow.",
+    buckets=STEP_BUCKETS_S,
+    registry=REGISTRY,
+)
+REPLAYED: Final = Counter(
+    "afluente_replayed_ranges_total",
+    "Pending ranges replayed after a restart or rebalance. Rising without deploys: a worker dies or is fenced.",
+    ["pipeline"],
+    registry=REGISTRY,
+)
+REBUILT: Final = Counter(
+    "afluente_rebuild_records_total",
+    "Source records read to rebuild dedupe state. Large at each restart: the worker's data folder is not kept.",
+    ["pipeline"],
+    registry=REGISTRY,
+)
+ASSIGNED: Final = Gauge(
+    "afluente_partitions_assigned",
+    "Partitions this worker owns. 0 for minutes: it is a spare, or it cannot join the group.",
+    ["pipeline"],
+    registry=REGISTRY,
+)
+
+
 def exposition() -> bytes:
     """Everything in the catalogue, in Prometheus' text format."""
     return generate_latest(REGISTRY)

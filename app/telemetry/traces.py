@@ -4,7 +4,7 @@ With `AFLUENTE_OTLP_ENDPOINT` set, spans go there over OTLP/HTTP. Without it the
 """
 
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Final
 
@@ -36,6 +36,11 @@ def configure(service: str, endpoint: str) -> TracerProvider | None:
     return provider
 
 
+def exporting() -> bool:
+    """Whether this process exports traces at all."""
+    return isinstance(trace.get_tracer_provider(), TracerProvider)
+
+
 @contextmanager
 def span(name: str, traceparent: str | None, kind: SpanKind, **attributes: str | int) -> Iterator[None]:
     """A span that goes on with the caller's trace when `traceparent` is one, else begins its own."""
@@ -60,3 +65,10 @@ def traceparent_of(found: Mapping[str, bytes]) -> str | None:
     """The trace context among a record's headers, as text."""
     value = found.get(HEADER_TRACEPARENT)
     return value.decode("ascii", "replace") if value else None
+
+
+def record_spans(name: str, traceparents: Iterable[str], start_ns: int, end_ns: int) -> None:
+    """One span in each of those traces for work that a batch did for all of them at once."""
+    for traceparent in traceparents:
+        parent = _propagator.extract({HEADER_TRACEPARENT: traceparent})
+        _tracer.start_span(name, context=parent, kind=SpanKind.CONSUMER, start_time=start_ns).end(end_ns)

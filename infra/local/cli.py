@@ -5,12 +5,28 @@ import sys
 import click
 import typer
 
-from infra.local.commands import down, lag, logs, parts, status, topics, up, worker
+from infra.local.commands import (
+    demo,
+    down,
+    key,
+    lag,
+    load,
+    logs,
+    migrate,
+    parts,
+    status,
+    tenant,
+    topics,
+    up,
+    webhook,
+    worker,
+)
 from infra.local.faults import Fault
 from infra.local.terminal import print_fault
 
 STACK = "The embedded stack"
 OPERATE = "Operate"
+TRY = "Try"
 
 app = typer.Typer(
     name="afluente",
@@ -47,8 +63,14 @@ app.command("stop", rich_help_panel=STACK)(parts.stop)
 app.command("restart", rich_help_panel=STACK)(parts.restart)
 app.command("clean", rich_help_panel=STACK)(down.clean)
 app.command("worker", rich_help_panel=STACK)(worker.worker)
+app.command("migrate", rich_help_panel=OPERATE)(migrate.migrate)
 app.add_typer(topics.app, name="topics", rich_help_panel=OPERATE)
+app.add_typer(tenant.app, name="tenant", rich_help_panel=OPERATE)
+app.add_typer(key.app, name="key", rich_help_panel=OPERATE)
+app.add_typer(webhook.app, name="webhook", rich_help_panel=OPERATE)
 app.command("lag", rich_help_panel=OPERATE)(lag.lag)
+app.command("load", rich_help_panel=TRY)(load.load)
+app.command("demo", rich_help_panel=TRY)(demo.demo)
 
 
 def main() -> int:

@@ -51,7 +51,7 @@ WRITE_THREADS = 8  # inserts and everything else that changes something
 IN_FLIGHT_MAX = 100  # requests in the house, ClickHouse's own default of max_concurrent_queries
 ANSWER_BUFFER_BYTES = 1 * MIB  # an error before this much output still gets its own HTTP status
 DISCONNECT_CHECK_S = 0.5  # how often a silent query looks whether its client is still there
-DRAIN_TIMEOUT_S = 10.0  # after SIGTERM, then running queries are killed
+DRAIN_TIMEOUT_S = 5.0  # after SIGTERM for requests under way, then their queries are killed
 IDLE_CHECK_S = 5.0  # quiet for one such period: give freed memory back
 BAD_REQUEST = """BAD_ARGUMENTS CANNOT_COMPILE_REGEXP CANNOT_PARSE_TEXT CANNOT_PARSE_ESCAPE_SEQUENCE
     CANNOT_PARSE_QUOTED_STRING CANNOT_PARSE_DATE CANNOT_PARSE_DATETIME CANNOT_PARSE_NUMBER CANNOT_PARSE_IPV4
@@ -219,7 +219,7 @@ class Server:
         def run() -> Answer:
             try:
                 sql = into(f"/dev/fd/{writing_end}")
-                return self._engine.execute(sql, exchange.settings, exchange.database, "Null")
+                return self._engine.execute(sql, exchange.settings, exchange.database, exchange.format)
             finally:
                 os.close(writing_end)
 
@@ -325,7 +325,6 @@ class Server:
         task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await task
-        await asyncio.to_thread(self._engine.kill_all)
         self._readers.shutdown()
         self._writers.shutdown()
 
@@ -355,7 +354,7 @@ async def serve(settings: Settings) -> int:
         access_log=None,
         auto_decompress=False,
         read_bufsize=1 * MIB,
-        shutdown_timeout=DRAIN_TIMEOUT_S,
+        shutdown_timeout=2 * DRAIN_TIMEOUT_S,
         keepalive_timeout=75.0,
     )
     await runner.setup()
@@ -370,7 +369,10 @@ async def serve(settings: Settings) -> int:
     except OSError as error:
         log.critical("clickhouse: port %d: %s; set AFLUENTE_CLICKHOUSE_PORT", settings.clickhouse_port, error.strerror)
         status = os.EX_UNAVAILABLE
-    await runner.cleanup()
+    cleanup = asyncio.ensure_future(runner.cleanup())
+    if not (await asyncio.wait({cleanup}, timeout=DRAIN_TIMEOUT_S))[0]:
+        await asyncio.to_thread(engine.kill_all)
+    await cleanup
     engine.close()
     return status
 

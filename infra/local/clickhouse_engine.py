@@ -6,6 +6,7 @@ request gets a fresh connection and settings never leak from one request into th
 """
 
 import contextlib
+import fcntl
 import re
 import time
 from collections.abc import Mapping
@@ -15,6 +16,8 @@ from typing import Any
 from xml.sax.saxutils import escape
 
 from chdb import _chdb as chdb_native
+
+from infra.local.clickhouse_recovery import forget_lost_parts
 
 connect: Any = getattr(chdb_native, "connect")  # noqa: B009 - absent from chdb's type stubs
 
@@ -44,8 +47,11 @@ SERVER_SETTINGS: dict[str, int] = {
     "max_thread_pool_size": THREADS_MAX,
 }
 MERGE_TREE_SETTINGS: dict[str, int] = {"fsync_after_insert": 1, "fsync_part_directory": 1}
+INSERT_BLOCK_BYTES = 128 * MIB  # large inserts are cut here; a server's 256 MiB needs 1 GB while columns grow
 SESSION_DEFAULTS: dict[str, int] = {
     "max_memory_usage": QUERY_MEMORY_BYTES,
+    "min_insert_block_size_bytes": INSERT_BLOCK_BYTES,
+    "max_insert_block_size_bytes": INSERT_BLOCK_BYTES,  # four batches of the worker: never cuts one of its own
     "async_insert": 0,  # an acknowledged insert is a part on disk, never a buffer
 }
 UNKNOWN_EXCEPTION = 1002  # ClickHouse's code for what has none
@@ -99,6 +105,12 @@ class Engine:
         if not PATH_ALLOWED.fullmatch(str(folder)):
             raise ValueError(f"data folder {folder}: the characters ? & % # ' \\ are not allowed in AFLUENTE_HOME")
         folder.mkdir(parents=True, exist_ok=True)
+        self._lock = (folder / "afluente.lock").open("w")
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the system lets go of it when we are killed
+        except OSError as error:
+            raise ValueError(f"{folder} is in use by another process") from error
+        forget_lost_parts(folder)
         config = folder / "afluente-config.xml"
         config.write_text(_config_xml())
         options = "&".join(f"{name}={value}" for name, value in SESSION_DEFAULTS.items())
@@ -106,7 +118,7 @@ class Engine:
         try:
             self._anchor = connect(self._url)  # the engine lives as long as one connection is open
         except RuntimeError as error:
-            raise ValueError(f"the ClickHouse engine cannot open {folder}: in use by another process?") from error
+            raise ValueError(f"the ClickHouse engine cannot open {folder}: {error}") from error
         row = self.execute(b"SELECT version(), timezone()", {}, "").body.decode().rstrip("\n")
         self.version, self.timezone = row.split("\t")
 
@@ -176,6 +188,7 @@ class Engine:
     def close(self) -> None:
         """Flush and let go of the data folder."""
         self._anchor.close()
+        self._lock.close()
 
 
 class Insert:

@@ -38,10 +38,10 @@ CREATE TABLE IF NOT EXISTS {database}.tracking_events {on_cluster}
     _ingested_at DateTime64(3, 'UTC') DEFAULT now64(3, 'UTC') CODEC(Delta, ZSTD(1)),
     INDEX event_id_bloom event_id TYPE bloom_filter(0.01) GRANULARITY 1
 )
-ENGINE = {replicated}ReplacingMergeTree(_ingested_at)
+ENGINE = {replicated}ReplacingMergeTree({replica_path}_ingested_at)
 PARTITION BY toYYYYMM(occurred_at)
 ORDER BY (tenant_id, occurred_at, event_id)
-SETTINGS {dedupe_window} = 10000;
+SETTINGS {dedupe_window};
 
 CREATE TABLE IF NOT EXISTS {database}.gateway_events {on_cluster}
 (
@@ -78,7 +78,7 @@ CREATE TABLE IF NOT EXISTS {database}.gateway_events {on_cluster}
     INDEX event_id_bloom event_id TYPE bloom_filter(0.01) GRANULARITY 1,
     INDEX order_id_bloom order_id TYPE bloom_filter(0.01) GRANULARITY 1
 )
-ENGINE = {replicated}ReplacingMergeTree(_ingested_at)
+ENGINE = {replicated}ReplacingMergeTree({replica_path}_ingested_at)
 PARTITION BY toYYYYMM(occurred_at)
 ORDER BY (tenant_id, occurred_at, event_id)
-SETTINGS {dedupe_window} = 10000;
+SETTINGS {dedupe_window};

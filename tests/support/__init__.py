@@ -1,0 +1,1 @@
+"""What tests share: stacks with their own home and ports, builders, checkers."""

@@ -1,0 +1,109 @@
+"""Inspection: step 3 of the loop. Is the envelope whole, is the value in the wire format of a schema we know?
+
+Works on headers and the first bytes of the value; nothing is decoded. A tenant in the value that contradicts the
+header, or a key of another tenant, is poison: the tenant comes from the credential, and the edge wrote all three.
+"""
+
+import time
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from app.batch import Record, RecordBatch
+from app.codec import PREFIX_BYTES, Schema, Version
+from app.dedup import event_key
+from app.dlq import Dead
+from app.errors import Poison
+from app.telemetry import metrics, traces
+from schemas.envelope import EVENT_ID_BYTES_MAX, HEADER_ID, HEADER_TENANT, HEADER_TRACEPARENT, header
+
+TENANT_BYTES = 36  # a UUID in text
+# Every subject that a pipeline reads begins with tenant_id, an Avro string: its length as a zigzag varint, its bytes.
+TENANT_LENGTH_BYTE = bytes([TENANT_BYTES << 1])
+TENANT_END = PREFIX_BYTES + 1 + TENANT_BYTES
+
+TRACED_RECORDS_MAX = 200  # spans of one batch: traces are samples, they must not cost more than the batch
+
+
+class Inspected(NamedTuple):
+    """A record with a whole envelope: its dedupe key and the schema version that wrote it."""
+
+    record: Record
+    key: bytes
+    version: Version
+
+
+def inspect(records: Sequence[Record], schema: Schema) -> tuple[list[Inspected], list[Dead]]:
+    """Split a batch into records to go on with and dead ones, both in offset order."""
+    good: list[Inspected] = []
+    dead: list[Dead] = []
+    versions: dict[bytes, Version] = {}
+    for record in records:
+        try:
+            value = record.value
+            if value is None:
+                raise Poison("empty_value", "a record of this topic has a value")
+            event_id, owner = _envelope(record)
+            version = versions.get(value[:PREFIX_BYTES])
+            if version is None:
+                version = versions[value[:PREFIX_BYTES]] = schema.written_by(value)
+            if value[PREFIX_BYTES:TENANT_END] != TENANT_LENGTH_BYTE + owner:
+                raise Poison("tenant_mismatch", "the tenant_id in the value is not the one in the header")
+            good.append(Inspected(record, event_key(owner, event_id), version))
+        except Poison as poison:
+            dead.append(Dead(record, poison, 3, tenant(record)))
+    return good, dead
+
+
+def _envelope(record: Record) -> tuple[bytes, bytes]:
+    """Event id and tenant of a record, both checked."""
+    headers = record.headers
+    # The producer writes these two first; any other order is looked up.
+    if len(headers) > 1 and headers[0][0] == HEADER_ID and headers[1][0] == HEADER_TENANT:
+        event_id: bytes | None = headers[0][1]
+        owner: bytes | None = headers[1][1]
+    else:
+        event_id, owner = header(headers, HEADER_ID), header(headers, HEADER_TENANT)
+    if not event_id or not owner:
+        raise Poison("missing_header", f"{HEADER_ID} and {HEADER_TENANT} are required")
+    if len(event_id) > EVENT_ID_BYTES_MAX:
+        raise Poison("event_id_too_long", f"{len(event_id)} bytes, {EVENT_ID_BYTES_MAX} are allowed")
+    if len(owner) != TENANT_BYTES:
+        raise Poison("bad_tenant", f"{HEADER_TENANT} is a UUID of {TENANT_BYTES} characters")
+    key = record.key
+    if key != owner and (key is None or not key.startswith(owner + b"/")):
+        raise Poison("tenant_mismatch", "the record's key is not the tenant in the header")
+    return event_id, owner
+
+
+def followers(good: Sequence[Inspected], kept: Sequence[Inspected], dead: Sequence[Dead]) -> list[Dead]:
+    """Duplicates, within the batch, of records that turned out to be poison.
+
+    They share the fate of the first carrier: with only one of the two in the DLQ, a rebuilt table would know the id
+    from the other and drop the replay.
+    """
+    gone = {one.record.offset for one in dead}
+    carriers = {one.record.offset for one in kept}
+    keys = {one.key for one in kept if one.record.offset in gone}
+    poison = Poison("duplicate_of_poison", "the first record with this event id in the batch is poison")
+    return [
+        Dead(one.record, poison, 5, tenant(one.record))
+        for one in good
+        if one.key in keys and one.record.offset not in carriers
+    ]
+
+
+def tenant(record: Record) -> str:
+    """The tenant in a record's header, or "" when it has none that reads as text."""
+    return (header(record.headers, HEADER_TENANT) or b"").decode("ascii", "replace")[:TENANT_BYTES]
+
+
+def observe(pipeline: str, batch: RecordBatch, began_ns: int) -> None:
+    """Metrics and traces of a batch that is durable now."""
+    now_ns = time.time_ns()
+    metrics.BATCH_ROWS.labels(pipeline).observe(len(batch.records))
+    for record in (batch.records[0], batch.records[-1]):
+        metrics.EVENT_DELAY.labels(pipeline).observe(max(0.0, now_ns / 1e9 - record.timestamp / 1e3))
+    if traces.exporting():
+        found = (header(record.headers, HEADER_TRACEPARENT) for record in batch.records)
+        traced = [value.decode("ascii", "replace") for value in found if value][:TRACED_RECORDS_MAX]
+        traces.record_spans(f"{pipeline} insert", traced, began_ns, now_ns)

@@ -1,0 +1,1 @@
+"""Traffic against a running stack, and the checker that proves what became of it."""

@@ -1,0 +1,103 @@
+"""What ClickHouse holds, asked over its HTTP port as any client would: the other half of a verdict.
+
+An event is known by its event id; a sale by order and type, which its sender knows before the edge has answered. So a
+delivery that got two event ids by mistake shows as a duplicate too.
+"""
+
+import ipaddress
+import time
+from collections.abc import Callable
+from urllib.parse import urlsplit
+
+import httpx
+
+from app.settings import Settings
+from loadtest.history import History, Stream, Verdict
+from loadtest.traffic import SALES, TRACKING
+
+KEYS = {TRACKING: "event_id", SALES: "concat(order_id, '/', event_type)"}
+QUERY_TIMEOUT_S = 30.0
+POLL_S = 0.2  # between two counts while rows arrive
+LOOPBACK_NAMES = frozenset({"localhost"})
+
+
+class NotLoopback(ValueError):  # noqa: N818 - what the address is
+    """Load goes to this machine alone."""
+
+
+def require_loopback(url: str) -> str:
+    """The URL, when it leads to this machine."""
+    host = urlsplit(url).hostname or ""
+    try:
+        loopback = host in LOOPBACK_NAMES or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        loopback = False
+    if not loopback:
+        raise NotLoopback(f"{url}: load goes to loopback only (127.0.0.1, ::1 or localhost)")
+    return url
+
+
+class Rows:
+    """Questions to one ClickHouse."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._database = settings.clickhouse_database
+        self._client = httpx.Client(
+            base_url=require_loopback(settings.clickhouse_url),
+            headers={
+                "X-ClickHouse-User": settings.clickhouse_user,
+                "X-ClickHouse-Key": settings.clickhouse_password.get_secret_value(),
+            },
+            timeout=QUERY_TIMEOUT_S,
+            trust_env=False,
+        )
+
+    def close(self) -> None:
+        """Ends the connection."""
+        self._client.close()
+
+    def counts(self, stream: Stream) -> tuple[int, int]:
+        """Rows and distinct event ids of a stream."""
+        lines = self._ask("count(), uniqExact(event_id)", stream)
+        rows, distinct = lines[0].split("\t")
+        return int(rows), int(distinct)
+
+    def keys(self, stream: Stream) -> dict[str, int]:
+        """How many rows each event of a stream has."""
+        lines = self._ask(f"{KEYS[stream.table]} AS key, count()", stream, "GROUP BY key")
+        return {name: int(count) for name, count in (line.split("\t") for line in lines)}
+
+    def present(self, stream: Stream, event_ids: list[str]) -> list[str]:
+        """Those of these events that a query finds now."""
+        listed = ",".join(f"'{event_id}'" for event_id in event_ids)
+        return self._ask("event_id", stream, "AND event_id IN {ids:Array(String)}", ids=f"[{listed}]")
+
+    def _ask(self, columns: str, stream: Stream, rest: str = "", **parameters: str) -> list[str]:
+        assert stream.table in KEYS
+        table = f"{self._database}.{stream.table}"
+        # Names are constants and settings of ours; whatever is a value goes as a parameter.
+        query = f"SELECT {columns} FROM {table} WHERE tenant_id = {{tenant:UUID}} {rest} FORMAT TabSeparated"  # noqa: S608
+        named = {f"param_{name}": value for name, value in {"tenant": stream.tenant_id, **parameters}.items()}
+        answer = self._client.post("/", params=named, content=query)
+        if answer.is_error:
+            raise RuntimeError(f"ClickHouse answered {answer.status_code}: {answer.text[:500]}")
+        return answer.text.splitlines()
+
+
+def await_rows(
+    rows: Rows, history: History, timeout_s: float, told: Callable[[int, int], None] = lambda _seen, _due: None
+) -> None:
+    """Waits until every promised event is a row, or the time is over; the verdict says which."""
+    promised = {stream: len(history.promised(stream)) for stream in history.streams}
+    deadline = time.monotonic() + timeout_s
+    while True:
+        seen = {stream: min(rows.counts(stream)[1], due) for stream, due in promised.items()}
+        told(sum(seen.values()), sum(promised.values()))
+        if seen == promised or time.monotonic() > deadline:
+            return
+        time.sleep(POLL_S)
+
+
+def verdicts(rows: Rows, history: History) -> list[Verdict]:
+    """The verdict on every stream of a run."""
+    return [history.judge(stream, rows.keys(stream)) for stream in history.streams]

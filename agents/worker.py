@@ -4,6 +4,7 @@ Reads and writes what the rows of `agents/topology.py` say.
 """
 
 import asyncio
+from functools import partial
 from typing import Any
 
 import structlog
@@ -68,7 +69,7 @@ class Worker:
         self._parts = parts = Parts(
             settings=self.settings,
             consumer=consumer,
-            progress=Progress(consumer),
+            progress=Progress(consumer, partial(stop_loudly, log)),
             producer=Producer(self.settings.kafka_url, timeout_ms=DLQ_TIMEOUT_MS, client_id="afluente-worker"),
             sink=ClickHouseSink(self.settings),
         )

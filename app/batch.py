@@ -73,7 +73,8 @@ class Accumulator:
         self.bounds = bounds
         self.size_bytes = 0
         self._records: deque[Record] = deque()
-        self._oldest_at = 0.0
+        # Last offset and time of each poll that still has records here: what remains after a cut is as old as it is.
+        self._polls: deque[tuple[int, float]] = deque()
         self._replay: tuple[int, int] | None = None
         self._last_offset = -1
 
@@ -93,9 +94,8 @@ class Accumulator:
                 f"{self.tp.topic}[{self.tp.partition}] went back from offset {self._last_offset} "
                 f"to {records[0].offset}: the topic was re-created or its log truncated"
             )
-        if not self._records:
-            self._oldest_at = now
         self._records.extend(records)
+        self._polls.append((records[-1].offset, now))
         self._last_offset = records[-1].offset
         self.size_bytes += sum(map(record_bytes, records))
 
@@ -118,10 +118,11 @@ class Accumulator:
     def due_at(self) -> float | None:
         """The time at which `cut` gives a batch without more records coming, or None when it never does."""
         if self._replay is not None:
-            return self._oldest_at if self._last_offset >= self._replay[1] else None
+            return self._polls[0][1] if self._last_offset >= self._replay[1] else None
         if not self._records:
             return None
-        return self._oldest_at if self._over() else self._oldest_at + self.bounds.linger_s
+        oldest_at = self._polls[0][1]
+        return oldest_at if self._over() else oldest_at + self.bounds.linger_s
 
     def cut(self, now: float) -> RecordBatch | None:
         """The next batch, when it is full, old enough, or complete as a replay; else None."""
@@ -138,7 +139,7 @@ class Accumulator:
                 break
             taken.append(self._records.popleft())
             size += step
-        return self._batch(taken, size, now, taken[0].offset, taken[-1].offset, replayed=False)
+        return self._batch(taken, size, taken[0].offset, taken[-1].offset, replayed=False)
 
     def _cut_replay(self, now: float) -> RecordBatch | None:
         assert self._replay is not None
@@ -152,12 +153,10 @@ class Accumulator:
             # Retention or compaction has passed the whole range: nothing is left to replay.
             return self.cut(now)
         # The bounds stay those of the first attempt although offsets may have holes: the token is made of them.
-        return self._batch(taken, size, now, first, last, replayed=True)
+        return self._batch(taken, size, first, last, replayed=True)
 
-    def _batch(
-        self, taken: list[Record], size: int, now: float, first: int, last: int, *, replayed: bool
-    ) -> RecordBatch:
+    def _batch(self, taken: list[Record], size: int, first: int, last: int, *, replayed: bool) -> RecordBatch:
         self.size_bytes -= size
-        # What remains starts to linger anew: it was fetched later than what was taken.
-        self._oldest_at = now
+        while self._polls and self._polls[0][0] <= taken[-1].offset:
+            self._polls.popleft()
         return RecordBatch(self.tp, first, last, taken, replayed=replayed)

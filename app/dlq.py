@@ -71,8 +71,9 @@ def entry(dlq: str, dead: Dead, span: Range, pipeline: str) -> Produced:
         (SOURCE_PARTITION, str(record.partition).encode()),
         (SOURCE_OFFSET, str(record.offset).encode()),
         (SOURCE_TIMESTAMP, str(record.timestamp).encode()),
+        # A detail may quote what a tenant's JSON held, lone surrogates included.
         (REASON, dead.poison.reason.encode()),
-        (ERROR, dead.poison.detail[:ERROR_CHARACTERS_MAX].encode()),
+        (ERROR, dead.poison.detail[:ERROR_CHARACTERS_MAX].encode("utf-8", "backslashreplace")),
         (PIPELINE, pipeline.encode()),
         (VERSION, str(span.version).encode()),
         (TIME, str(time.time_ns() // 1_000_000).encode()),

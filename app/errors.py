@@ -1,4 +1,7 @@
-"""The two named failures of the data path. Anything else stops the process with a non-zero status and without ack."""
+"""The two named failures of the data path, and the end of an ownership.
+
+Anything else stops the process with a non-zero status and without ack.
+"""
 
 
 class Backpressure(Exception):  # noqa: N818 - a signal to the loop, not a fault of the code
@@ -20,3 +23,7 @@ class Poison(Exception):  # noqa: N818 - see above
         super().__init__(f"{reason}: {detail}" if detail else reason)
         self.reason = reason
         self.detail = detail
+
+
+class Fenced(Exception):  # noqa: N818 - a state, not a fault: the partition is no longer ours
+    """The group has moved on: what is in flight is dropped without commit, and its new owner replays it."""

@@ -13,6 +13,8 @@ from app.errors import Poison
 from schemas.envelope import HEADER_ID, HEADER_TENANT, HEADER_TYPE, header
 from schemas.rows import Rows
 
+READ_HEADERS = (HEADER_ID, HEADER_TENANT, HEADER_TYPE)
+
 
 @dataclass(frozen=True, slots=True)
 class Event:
@@ -43,7 +45,11 @@ class Events:
             except Poison as poison:
                 outputs.reject(record, poison)
                 continue
-            texts = [(header(record.headers, name) or b"").decode() for name in (HEADER_ID, HEADER_TENANT, HEADER_TYPE)]
+            try:
+                texts = [(header(record.headers, name) or b"").decode() for name in READ_HEADERS]
+            except UnicodeDecodeError:
+                outputs.reject(record, Poison("bad_header", f"one of {', '.join(READ_HEADERS)} is not UTF-8"))
+                continue
             yield Event(texts[0], texts[1], texts[2], value, record)
 
 

@@ -5,6 +5,7 @@ committed offset and pending range, its dedupe state (kept, or rebuilt from the 
 """
 
 import asyncio
+import contextlib
 import threading
 from collections.abc import Mapping
 from functools import partial
@@ -17,12 +18,12 @@ from confluent_kafka.admin import AdminClient
 from app import progress
 from app.batch import TP
 from app.dedup import Applied, Gap, rebuild
+from app.errors import Fenced
 from app.lifecycle import stop_loudly
 from app.pipeline import Loop
 from app.ranges import Range
 from app.settings import GROUP_ID, Settings
 from app.telemetry import metrics
-from app.transport import Fenced
 
 log = structlog.get_logger(__name__)
 
@@ -104,11 +105,8 @@ class Ownership:
             log.warning("revoked in flight: dropped without commit", batches=len(late))
             await asyncio.wait(late)
         for loop in self._loops.values():
-            try:
+            with contextlib.suppress(TimeoutError):  # then the next owner finds the range pending
                 await asyncio.wait_for(loop.parts.progress.flush(), REVOKE_BUDGET_S)
-            except (Fenced, TimeoutError):
-                log.warning("revoked before the last commit: the next owner finds the range pending")
-            return
 
     async def _prepare_or_stop(self, partitions: set[TP]) -> None:
         try:
@@ -139,6 +137,9 @@ class Ownership:
             loop.seen.forget(tp.partition)
             applied = None
         resume, pending = resume_at(position, applied, loop.topic_id, earliest)
+        if NOTHING_COMMITTED < position[0] < earliest:
+            gone = earliest - position[0]
+            log.error("retention has passed the committed offset", topic=tp.topic, partition=tp.partition, records=gone)
         await self._fill_gap(loop, tp, applied, earliest, resume)
         if pending is not None:
             loop.replays[tp] = pending

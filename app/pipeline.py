@@ -29,7 +29,7 @@ from app import codec, dlq, failpoints, inspection
 from app.batch import TP, RecordBatch
 from app.codec import Version
 from app.dedup import Applied, Seen, SeenTable, first_carriers
-from app.errors import Backpressure
+from app.errors import Backpressure, Fenced
 from app.lifecycle import stop_loudly
 from app.outputs import Events, Outputs
 from app.producer import NotProduced, Producer
@@ -38,7 +38,7 @@ from app.ranges import Range, token
 from app.settings import Settings
 from app.sinks.clickhouse import ClickHouseSink, Row
 from app.telemetry import metrics
-from app.transport import Consumer, Fenced
+from app.transport import Consumer
 from schemas.rows import Rows
 from schemas.topics import Topic
 
@@ -107,6 +107,8 @@ class Loop:
         async for event in stream.noack().events():
             # 1. take
             batch: RecordBatch = event.value
+            if not self.parts.consumer.owns(batch):
+                continue
             if failpoints.armed:
                 failpoints.hit("1_take")
             self.carrying[batch.tp] = asyncio.create_task(self._carry_or_stop(batch))
@@ -136,7 +138,7 @@ class Loop:
         with self._step("remember"):
             self.remember(work)
         self.commit(work)
-        self.parts.consumer.release(batch.tp)
+        self.parts.consumer.release(batch)
         self._report(work, began_ns)
 
     def _span(self, batch: RecordBatch) -> Range:

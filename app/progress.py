@@ -5,7 +5,7 @@ flight"; a stale worker's commit is refused by the group's generation, so it can
 """
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
 from aiokafka import AIOKafkaConsumer
@@ -13,6 +13,7 @@ from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.structs import OffsetAndMetadata, TopicPartition
 
 from app.batch import TP
+from app.errors import Fenced
 from app.ranges import Range
 from app.telemetry import metrics
 
@@ -36,10 +37,12 @@ class Progress:
     request when batches follow each other.
     """
 
-    def __init__(self, committer: Committer) -> None:
+    def __init__(self, committer: Committer, on_fault: Callable[[Exception], object]) -> None:
+        """`on_fault` gets what a commit raised that nobody waits for: an unknown failure, which ends the process."""
         self._committer = committer
+        self._on_fault = on_fault
         self._wanted: dict[TP, tuple[int, str]] = {}
-        self._waiters: list[asyncio.Future[None]] = []
+        self._waiters: list[tuple[TP, asyncio.Future[None]]] = []
         self._task: asyncio.Task[None] | None = None
 
     async def open(self, span: Range) -> None:
@@ -52,21 +55,24 @@ class Progress:
         self._start()
 
     async def flush(self) -> None:
-        """Wait until all that was asked for is committed. Raises what the commit raised."""
+        """Wait until all that was asked for is committed, or refused because we are fenced."""
         while self._task is not None and not self._task.done():
             await asyncio.wait({self._task})
-        if self._task is not None:
-            self._task.result()
 
     def forget(self, partitions: set[TP]) -> None:
-        """Drop what was wanted for partitions that have been revoked."""
+        """Drop what was wanted for partitions that have been revoked; whoever waits for one of them is Fenced."""
         for tp in partitions:
             self._wanted.pop(tp, None)
+        # Left in place, such a waiter would take the next request of another partition for its own.
+        for tp, waiter in self._waiters:
+            if tp in partitions and not waiter.done():
+                waiter.set_exception(Fenced("revoked before its range was opened"))
+        self._waiters = [(tp, waiter) for tp, waiter in self._waiters if tp not in partitions]
 
     async def _want(self, tp: TP, position: tuple[int, str]) -> None:
         self._wanted[tp] = position
         waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiters.append(waiter)
+        self._waiters.append((tp, waiter))
         self._start()
         await waiter
 
@@ -83,16 +89,23 @@ class Progress:
             try:
                 with metrics.COMMIT_SECONDS.time():
                     await self._committer.commit_ranges(positions)
-            except Exception as error:
-                for waiter in waiters:
-                    if not waiter.done():
-                        waiter.set_exception(error)
-                if not waiters:
-                    raise
+            except Exception as error:  # noqa: BLE001 - whoever waits decides; the next request must go on
+                self._settle(waiters, error)
+                # Nobody waits for a mere `close`. A fenced one is its next owner's; anything else is a fault.
+                if not waiters and not isinstance(error, Fenced):
+                    self._on_fault(error)
             else:
-                for waiter in waiters:
-                    if not waiter.done():
-                        waiter.set_result(None)
+                self._settle(waiters, None)
+
+    @staticmethod
+    def _settle(waiters: list[tuple[TP, asyncio.Future[None]]], error: Exception | None) -> None:
+        for _, waiter in waiters:
+            if waiter.done():
+                continue
+            if error is None:
+                waiter.set_result(None)
+            else:
+                waiter.set_exception(error)
 
 
 async def read(bootstrap: str, group: str, partitions: set[TP]) -> dict[TP, tuple[int, Range | None]]:

@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Iterable, Mapping
 from typing import Any, ClassVar, Protocol
 
 import aiokafka
+import structlog
 from aiokafka.errors import (
     CommitFailedError,
     IllegalGenerationError,
@@ -23,16 +24,16 @@ from faust.transport.drivers import aiokafka as driver
 from faust.types import ConsumerMessage
 
 from app.batch import TP, Accumulator, Bounds, RecordBatch
+from app.errors import Fenced
+from app.lifecycle import stop_loudly
+
+log = structlog.get_logger(__name__)
 
 POLL_RECORDS_MAX = 4_000  # records decoded in one go: 20 ms of the consumer thread, so that a commit never waits longer
 POLL_S = 0.1  # longest wait of one poll: bounds how late a freed partition is polled again
 FETCH_WAIT_MS = 100  # the broker's long poll; Faust's 1500 would delay a partition freed in between
 
 STALE = (CommitFailedError, IllegalGenerationError, IllegalStateError, RebalanceInProgressError, UnknownMemberIdError)
-
-
-class Fenced(Exception):  # noqa: N818 - a state, like Backpressure: the partition is no longer ours
-    """The group has moved on: what is in flight is dropped without commit, and its new owner replays it."""
 
 
 class Ownership(Protocol):
@@ -93,7 +94,7 @@ class Consumer(driver.Consumer):
         self.bounds = app.bounds
         self.buffer_bytes_max = app.buffer_bytes_max
         self._buffers: dict[TP, Accumulator] = {}
-        self._in_flight: set[TP] = set()
+        self._in_flight: dict[TP, RecordBatch] = {}
         self._held: set[TP] = set()
         self._wake = asyncio.Event()
         self._poll: asyncio.Task[Mapping[TP, list[Any]]] | None = None
@@ -121,10 +122,15 @@ class Consumer(driver.Consumer):
         self._buffers[tp] = buffer
         self._wake.set()
 
-    def release(self, tp: TP) -> None:
+    def owns(self, batch: RecordBatch) -> bool:
+        """Whether a batch that was yielded is still to be carried: not revoked since, and not while we drain."""
+        return self._in_flight.get(batch.tp) is batch and not self._draining
+
+    def release(self, batch: RecordBatch) -> None:
         """The batch in flight is durable: the next one of this partition may go."""
-        self._in_flight.discard(tp)
-        self._wake.set()
+        if self._in_flight.get(batch.tp) is batch:
+            del self._in_flight[batch.tp]
+            self._wake.set()
 
     def hold(self, tp: TP) -> bool:
         """Backpressure: fetch no more of this partition until `resume`. False when it is held already."""
@@ -156,11 +162,12 @@ class Consumer(driver.Consumer):
 
     async def on_partitions_revoked(self, revoked: Iterable[Any]) -> None:
         partitions = {TP(*tp) for tp in revoked}
-        await self.ownership.revoked(partitions)
+        # First, so that no batch starts while those in flight are waited for.
         for tp in partitions:
             self._buffers.pop(tp, None)
-            self._in_flight.discard(tp)
+            self._in_flight.pop(tp, None)
             self._held.discard(tp)
+        await self.ownership.revoked(partitions)
         await super().on_partitions_revoked(set(revoked))
 
     async def on_partitions_assigned(self, assigned: Iterable[Any], generation_id: int = 0) -> None:
@@ -184,7 +191,10 @@ class Consumer(driver.Consumer):
         """Yield the batches that are due; return when there is none, for Faust to call again."""
         if not self.flow_active:
             await self.wait(self.can_resume_flow.wait())
-        await self._fill(timeout)
+        try:
+            await self._fill(timeout)
+        except Exception as error:  # noqa: BLE001 - Faust would restart the fetcher past what was not delivered
+            stop_loudly(log, error)
         now = self.loop.time()
         for tp, buffer in list(self._buffers.items()):
             if self._draining or not self.flow_active:
@@ -193,7 +203,7 @@ class Consumer(driver.Consumer):
                 continue
             batch = buffer.cut(now)
             if batch is not None:
-                self._in_flight.add(tp)
+                self._in_flight[tp] = batch
                 yield tp, self._batch_message(batch)
 
     async def _fill(self, wait_s_max: float) -> None:

@@ -6,12 +6,13 @@ from confluent_kafka import OFFSET_END, Consumer, TopicPartition
 
 from app.settings import Settings
 from loadtest.rows import require_loopback
-from schemas.envelope import HEADER_TENANT, header
+from schemas.envelope import HEADER_TENANT
 from schemas.topics import GATEWAY_RECEIVED_DLQ, TRACKING_COLLECTED_DLQ
 
 TIMEOUT_S = 10.0
 BATCH = 500
 SOURCE = ("dlq_topic", "dlq_partition", "dlq_offset")  # where a record came from; a retried batch writes it twice
+Source = tuple[str | bytes | None, ...]
 
 
 def count(settings: Settings, tenant_id: str, since_ms: int) -> int:
@@ -27,7 +28,7 @@ def count(settings: Settings, tenant_id: str, since_ms: int) -> int:
         }
     )
     try:
-        found: set[tuple[bytes | None, ...]] = set()
+        found: set[Source] = set()
         for topic in (TRACKING_COLLECTED_DLQ, GATEWAY_RECEIVED_DLQ):
             found |= _sources(consumer, topic.name, tenant_id.encode(), since_ms)
         return len(found)
@@ -35,7 +36,7 @@ def count(settings: Settings, tenant_id: str, since_ms: int) -> int:
         consumer.close()
 
 
-def _sources(consumer: Consumer, topic: str, tenant: bytes, since_ms: int) -> set[tuple[bytes | None, ...]]:
+def _sources(consumer: Consumer, topic: str, tenant: bytes, since_ms: int) -> set[Source]:
     partitions = consumer.list_topics(topic, timeout=TIMEOUT_S).topics[topic].partitions
     asked = [TopicPartition(topic, number, since_ms) for number in partitions]
     begins = [place for place in consumer.offsets_for_times(asked, timeout=TIMEOUT_S) if place.offset != OFFSET_END]
@@ -48,10 +49,13 @@ def _sources(consumer: Consumer, topic: str, tenant: bytes, since_ms: int) -> se
         for record in consumer.consume(BATCH, timeout=0.2):
             if record.error():
                 raise RuntimeError(f"reading {topic}: {record.error()}")
-            headers = record.headers() or []
-            if header(headers, HEADER_TENANT) == tenant:
-                found.add(tuple(header(headers, name) for name in SOURCE))
-            if record.offset() + 1 >= ends[record.partition()]:
-                left.discard(record.partition())
+            headers = dict(record.headers() or [])
+            if headers.get(HEADER_TENANT) == tenant:
+                found.add(tuple(headers.get(name) for name in SOURCE))
+            partition, offset = record.partition(), record.offset()
+            assert partition is not None
+            assert offset is not None
+            if offset + 1 >= ends[partition]:
+                left.discard(partition)
     consumer.unassign()
     return found

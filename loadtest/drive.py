@@ -7,8 +7,9 @@ import asyncio
 import itertools
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
+from typing import Any
 
 import httpx
 
@@ -60,17 +61,15 @@ class Drive:
         if await self.send(request):
             self.probes[request.keys[0]] = Probe(time.monotonic())
 
-    async def repeat(self, rate: float, once: Callable[[], asyncio.Future[None]], stop: asyncio.Event) -> None:
+    async def repeat(self, rate: float, once: Callable[[], Coroutine[Any, Any, None]], stop: asyncio.Event) -> None:
         """Starts `once` at this rate a second until told to stop; a slow one does not hold up the next."""
         began = time.monotonic()
-        running: set[asyncio.Future[None]] = set()
+        running: set[asyncio.Task[None]] = set()
         for number in itertools.count():
-            with_pause = began + number / rate - time.monotonic()
-            if with_pause > 0:
-                await asyncio.sleep(with_pause)
+            await asyncio.sleep(max(0.0, began + number / rate - time.monotonic()))
             if stop.is_set():
                 break
-            one = asyncio.ensure_future(once())
+            one = asyncio.create_task(once())
             running.add(one)
             one.add_done_callback(running.discard)
         await asyncio.gather(*running)

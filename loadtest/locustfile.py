@@ -34,7 +34,7 @@ def _prepare(environment: Environment, **_: Any) -> None:
     require_loopback(str(environment.host))
     Business.plan = plans.read(Path(options.plan))
     Business.wait_time = constant_throughput(Business.plan.requests_per_s)
-    Business.history = Path(Business.plan.history).open("a", encoding="utf-8")
+    Business.history = Path(Business.plan.history).open("a", encoding="utf-8")  # noqa: SIM115 - until `quitting`
 
 
 @events.quitting.add_listener

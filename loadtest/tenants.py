@@ -43,7 +43,7 @@ async def _hire(settings: Settings, prefix: str, count: int) -> list[Hired]:
             name = f"{prefix}-{uuid.uuid4().hex[:12]}"
             tenant_id = await directory.create_tenant(name)
             key_id, write_key = await directory.create_key(tenant_id, "write")
-            chosen = {gateway: _secret(gateway) for gateway in GATEWAYS}
+            chosen = {gateway: new_secret(gateway) for gateway in GATEWAYS}
             for gateway, secret in chosen.items():
                 await directory.set_webhook_secret(tenant_id, gateway, secret)
             hired.append(Hired(Sender(str(tenant_id), write_key, chosen), name, key_id))
@@ -68,7 +68,8 @@ def _postgres(settings: Settings) -> str:
     return url
 
 
-def _secret(gateway: str) -> str:
+def new_secret(gateway: str) -> str:
+    """A fresh secret in the form that gateway uses."""
     if gateway == "standard":
         return "whsec_" + base64.b64encode(secrets.token_bytes(SECRET_BYTES)).decode()
     return secrets.token_urlsafe(SECRET_BYTES)

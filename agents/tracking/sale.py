@@ -36,7 +36,7 @@ def sale_event(webhook: Mapping[str, Any], pseudonymiser: Pseudonymiser) -> dict
     sale = reader(parse(webhook["body"]), received_at)
     if sale.money is None and sale.event_type in WITH_AMOUNT:
         raise Poison("missing_field", f"an event of type {sale.event_type} must say its amount and currency")
-    tenant_id = webhook["tenant_id"]
+    tenant_id = str(webhook["tenant_id"])  # fastavro decodes a UUID
     return {
         "tenant_id": tenant_id,
         "event_id": webhook["event_id"],

@@ -123,7 +123,9 @@ class ClickHouseSink:
         Raises Backpressure when the server is away, busy or out of space, RuntimeError when it refuses us for a
         reason that is not in the rows (no such table, no such column, no access).
         """
-        header = self._containers.setdefault(version.name, container_header(version))
+        if version.name not in self._containers:
+            self._containers[version.name] = container_header(version)
+        header = self._containers[version.name]
         try:
             await self._post(table, version, container(header, *source, rows), token)
         except Refused as refusal:
@@ -177,7 +179,7 @@ class ClickHouseSink:
             self._session = aiohttp.ClientSession(timeout=self._timeout, headers=self._headers)
         try:
             async with self._session.post(self._url, params=parameters, data=body) as answer:
-                text = (await answer.content.read(ANSWER_BYTES_MAX)).decode("utf-8", "replace")
+                text = await _text(answer)
                 code = answer.headers.get(CODE_HEADER)
                 status = answer.status
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
@@ -185,6 +187,16 @@ class ClickHouseSink:
         if status == 200 and code is None:
             return text
         raise _failure(status, code, text)
+
+
+async def _text(answer: aiohttp.ClientResponse) -> str:
+    """The answer's text up to ANSWER_BYTES_MAX; one `read` gives only what the first packet brought."""
+    found = bytearray()
+    async for chunk in answer.content.iter_any():
+        found += chunk
+        if len(found) >= ANSWER_BYTES_MAX:
+            break
+    return found[:ANSWER_BYTES_MAX].decode("utf-8", "replace")
 
 
 def _failure(status: int, code: str | None, text: str) -> Exception:

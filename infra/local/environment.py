@@ -62,7 +62,7 @@ def write_env_file(home: Home, environ: Mapping[str, str]) -> None:
     for field in PORTS:
         name = PREFIX + field.upper()
         text = environ.get(name) or stored.get(name) or str(Settings.model_fields[field].default)
-        if not (text.isdecimal() and 1 <= int(text) <= 65535):
+        if not (text.isascii() and text.isdigit() and 1 <= int(text) <= 65535):
             raise BadEnvironment(f"{name}={text!r} is no port: a number from 1 to 65535 is needed.")
         ports[name] = int(text)
     port = ports["AFLUENTE_POSTGRES_PORT"]

@@ -1,4 +1,4 @@
-"""The one kind of failure that a person at the command line is expected to mend: printed as a sentence, without a trace."""
+"""The one kind of failure that a person at the command line is expected to mend: a sentence, without a trace."""
 
 
 class Fault(Exception):  # noqa: N818 - raised for what is wrong around us, not in the code

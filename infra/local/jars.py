@@ -122,7 +122,7 @@ def _bring(context: "MavenContext", jar: Jar, folder: Path) -> None:
 
 def _context(advance: Advance) -> "MavenContext":
     # Imported here: a start with all jars at hand needs neither jgo nor the HTTP client it brings.
-    from jgo.maven import MavenContext, PythonResolver
+    from jgo.maven import MavenContext, PythonResolver  # noqa: PLC0415
 
     @contextmanager
     def progress(_name: str, _size: int) -> Iterator[Advance]:
@@ -143,7 +143,7 @@ def _artifact(context: "MavenContext", coordinate: str) -> Any:
 
 
 def _resolve(context: "MavenContext", coordinates: list[str]) -> list[Jar]:
-    from jgo.maven import Dependency
+    from jgo.maven import Dependency  # noqa: PLC0415 - as above
 
     # raw: jgo otherwise takes each coordinate for a bill of materials too, and log4j's pins an older kafka-clients.
     roots = [Dependency(_artifact(context, coordinate), raw=True) for coordinate in coordinates]

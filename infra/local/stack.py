@@ -37,6 +37,8 @@ STOP_SLACK_S = 60.0  # on top of the worker's drain: what the other parts may ta
 SUPERVISOR_START_S = 20.0
 KILL_TIMEOUT_S = 10.0
 LOG_TAIL_LINES = 25
+LOG_WIDTH = 300  # of a line in a fault: a JSON log line with its trace can have pages
+LINE_BYTES_MAX = 8 << 10  # read from the end for each line that is shown
 
 
 class StackError(Fault):
@@ -99,7 +101,7 @@ class Stack:
         if not running:
             self._end_leftovers()
             self.home.wanted_file.unlink(missing_ok=True)
-        up_already = {name for name in names if name in running and running[name].state == "running"}
+        up_already = [part.name for part in PARTS if part.name in names and _runs(running.get(part.name))]
         occupied = {name for name, record in running.items() if record.state not in {"stopped", "failed"}}
         ports.check([part.need(settings) for part in PARTS if part.name in names and part.name not in occupied])
         with changing_wishes(self.home) as wishes:
@@ -115,7 +117,7 @@ class Stack:
             report(Progress(name, BY_NAME[name].title, 0.0, BY_NAME[name].address(settings), was_up=True))
         self._await_up(asked, up_already, report, timeout_s)
 
-    def _await_up(self, asked: dict[str, int], reported: set[str], report: Report, timeout_s: float) -> None:
+    def _await_up(self, asked: dict[str, int], reported: list[str], report: Report, timeout_s: float) -> None:
         settings = self.settings
         began = time.monotonic()
         left = [part for part in PARTS if part.name in asked and part.name not in reported]
@@ -154,7 +156,7 @@ class Stack:
     def _failure_text(self, part: Part, record: PartRecord) -> str:
         return (
             f"{part.title} did not start: {record.reason or record.state}.\n"
-            f"The end of {self.home.log_file(part.name)}:\n{self.tail(part.name)}\n"
+            f"The end of {self.home.log_file(part.name)}:\n{self.tail(part.name, width=LOG_WIDTH)}\n"
             f"The other parts are left as they are. Look with `./afluente status` and `./afluente logs {part.name}`, "
             "run `./afluente up` again after the fix, or `./afluente down` to stop."
         )
@@ -301,15 +303,15 @@ class Stack:
             ],
         }
 
-    def tail(self, name: str, lines: int = LOG_TAIL_LINES) -> str:
-        """The last lines of a part's log."""
+    def tail(self, name: str, lines: int = LOG_TAIL_LINES, width: int | None = None) -> str:
+        """The last lines of a part's log; with a width, the beginning of each."""
         try:
             with self.home.log_file(name).open("rb") as file:
-                file.seek(max(0, os.fstat(file.fileno()).st_size - lines * 400))
+                file.seek(max(0, os.fstat(file.fileno()).st_size - lines * LINE_BYTES_MAX))
                 text = file.read().decode("utf-8", "replace")
         except FileNotFoundError:
             return "(nothing was logged)"
-        return "\n".join(text.splitlines()[-lines:])
+        return "\n".join(each[:width] for each in text.splitlines()[-lines:])
 
     # -- small rules
 
@@ -335,6 +337,10 @@ def _ask(wishes: dict[str, Wish], name: str, *, run: bool, environ: dict[str, st
     return wishes[name].nonce
 
 
+def _runs(record: PartRecord | None) -> bool:
+    return record is not None and record.state == "running"
+
+
 def rss_bytes_alone(process: psutil.Process) -> int:
     """Resident memory of one process without its children, which are counted as parts of their own."""
     with contextlib.suppress(psutil.Error):
@@ -351,4 +357,3 @@ async def _probe_all(settings: Settings) -> dict[str, bool]:
 
     answers = await asyncio.gather(*(probe(BY_NAME[name]) for name in SERVICES))
     return dict(zip(SERVICES, answers, strict=True))
-

@@ -96,8 +96,10 @@ class Supervisor:
         for wave in stop_waves():
             for name in wave:
                 self._keepers[name].wish(Wish(nonce=self._keepers[name].record.asked))
-            while any(self._keepers[name].record.state != "stopped" for name in wave):
-                await asyncio.sleep(TICK_S / 2)
+            while any(  # noqa: ASYNC110 - the end of a process is no event of ours alone
+                self._keepers[name].record.state != "stopped" for name in wave
+            ):
+                await asyncio.sleep(TICK_S)
         log("stopped")
 
     def _write_state(self) -> None:

@@ -18,13 +18,21 @@ from confluent_kafka.admin import (
 
 from app.settings import Settings
 from infra.local.faults import Fault
-from schemas.topics import Topic
+from schemas.topics import DLQ_SUFFIX, Topic
 
 REQUEST_TIMEOUT_S = 10.0
 BROKERS_TIMEOUT_S = 20.0  # a broker that has just started may not take topics yet
 RETRY_INTERVAL_S = 0.2
-BATCH_OVERHEAD_BYTES = 64 << 10  # max.message.bytes bounds the batch: the record's headers and the batch's own come on top
+BATCH_OVERHEAD_BYTES = (
+    64 << 10
+)  # max.message.bytes bounds the batch: the record's headers and the batch's own come on top
 SYNCED_REPLICAS_OF_3 = 2  # one broker of three may be away, and an acknowledged record is still on two
+
+GROWTH_REFUSAL = (
+    "a tenant's events would move to another partition, away from where their dedupe state is, and an event id sent "
+    "again after that is not recognised. With --force when the dedupe window has passed without traffic, or where that "
+    "does no harm"
+)
 
 Kind = Literal["create", "grow", "shrink", "replicate", "configure"]
 
@@ -93,15 +101,8 @@ def plan(
 def _size_changes(topic: Topic, there: Found, partitions: int, settings: Settings, *, force: bool) -> list[Change]:
     changes = []
     if there.partitions < partitions:
-        refusal = (
-            ""
-            if force
-            else (
-                "a tenant's events would move to another partition, away from where their dedupe state is: an event "
-                "id sent again after that is not recognised. With --force, after the dedupe window has passed without "
-                "traffic or where that is acceptable"
-            )
-        )
+        # A DLQ is read whole, by nobody who remembers.
+        refusal = "" if force or topic.name.endswith(DLQ_SUFFIX) else GROWTH_REFUSAL
         changes.append(Change(
             topic.name, "grow", "partitions", str(there.partitions), str(partitions), refusal,
         ))  # fmt: skip

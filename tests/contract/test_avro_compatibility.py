@@ -8,11 +8,12 @@ import avro.schema
 import pytest
 from avro.compatibility import ReaderWriterCompatibilityChecker, SchemaCompatibilityType
 
+from schemas import rows
 from tests.contract import tree
 
 FOLDER = "schemas/avro/"
 SOURCE_COLUMNS = ["_topic", "_partition", "_offset", "_ingested_at"]
-TABLES = {"tracking_events": "tracking-event", "gateway_events": "gateway-event"}
+TABLES = {found.table: found.subject for found in vars(rows).values() if isinstance(found, rows.Rows)}
 # Avro type -> the ClickHouse types that take it without loss.
 TYPES = {
     "uuid": {"UUID"},
@@ -20,7 +21,10 @@ TYPES = {
     "timestamp-millis": {"DateTime64(3, 'UTC')"},
     "decimal(18, 4)?": {"Nullable(Decimal(18, 4))"},
     "boolean?": {"Nullable(Bool)"},
+    "int": {"Int32"},
     "int?": {"Nullable(Int32)"},
+    "long": {"Int64"},
+    "boolean": {"Bool"},
 }
 
 

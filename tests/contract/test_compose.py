@@ -1,10 +1,12 @@
 """docker-compose.yml and the Dockerfiles: valid by their schemas, hardened, and in step with the code."""
 
 import json
+import os
 import re
 import shutil
 import subprocess
 import sys
+from importlib.metadata import packages_distributions
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -195,3 +197,34 @@ def test_clickhouse_and_maven_files_are_well_formed() -> None:
     users = ET.fromstring(tree.read("infra/clickhouse/users.d/afluente.xml"))
     assert users.findtext("profiles/default/async_insert") == "0"
     assert users.findtext("profiles/default/insert_deduplicate") == "1"
+
+
+def of_the_embedded_stack() -> set[str]:
+    """Import names of what requirements-local.in adds: the images do not have it."""
+    named = {
+        re.split(r"[\[=<>~ ]", line)[0].lower()
+        for line in tree.read("requirements-local.in").splitlines()
+        if line and line[0] not in "#-"
+    }
+    return {
+        module
+        for module, distributions in packages_distributions().items()
+        if named & {distribution.lower().replace("_", "-") for distribution in distributions}
+    }
+
+
+@pytest.mark.parametrize("entry", ["api.main", "agents.worker", "infra.local.cli"])
+def test_each_image_starts_with_the_production_requirements_alone(entry: str) -> None:
+    """Edge, worker and command line are imported without the embedded stack's packages, as in their images."""
+    blocked = of_the_embedded_stack()
+    assert {"chdb", "jgo"} <= blocked
+    program = (
+        "import base64, os, sys\n"
+        f"sys.modules.update(dict.fromkeys({sorted(blocked)!r}))\n"
+        "os.environ['AFLUENTE_MASTER_KEY'] = base64.b64encode(bytes(32)).decode()\n"
+        f"import {entry}\n"
+    )
+    environ = {"PATH": os.environ["PATH"], "PYTHONPATH": str(tree.ROOT)}
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, cwd=tree.ROOT, env=environ, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

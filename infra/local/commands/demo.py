@@ -15,14 +15,15 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 from rich.table import Table
 
 from infra.local.commands.up import bring_up
+from infra.local.faults import Fault
 from infra.local.parts import SERVICES
 from infra.local.record import living_supervisor
-from infra.local.stack import Stack
+from infra.local.stack import Stack, StackError
 from infra.local.terminal import AsJson, err, out, print_fault, print_json
 from loadtest import deadletters, report
 from loadtest.drive import Drive, percentiles
 from loadtest.history import History, Outcome, Stream, Verdict
-from loadtest.rows import Rows, verdicts
+from loadtest.rows import NoAnswer, Rows, verdicts
 from loadtest.tenants import dismiss, hire
 from loadtest.traffic import TRACKING, Sender, Traffic
 
@@ -49,6 +50,7 @@ class Run:
 
 
 def demo(
+    *,
     keep: Annotated[bool, typer.Option("--keep", help="Leave the stack running afterwards.")] = False,
     as_json: AsJson = False,
 ) -> int:
@@ -83,6 +85,8 @@ def _prove(stack: Stack) -> tuple[list[Verdict], Run, Drive]:
     rows = Rows(settings)
     try:
         return asyncio.run(_drive(stack, hired[0].sender, rows))
+    except* (NoAnswer, StackError) as faults:
+        raise Fault(str(faults.exceptions[0])) from None
     finally:
         rows.close()
         dismiss(settings, hired)

@@ -34,16 +34,17 @@ def lag(
     as_json: AsJson = False,
 ) -> None:
     """Show how far the workers are behind. A partition without a commit counts from its first record."""
-    admin = admin_client(Stack().settings)
+    settings = Stack().settings
+    admin = admin_client(settings)
     if as_json:
-        rows = read_lag(admin)
+        rows = read_lag(admin, settings)
         total = sum(row.lag for row in rows)
         print_json({"group": GROUP_ID, "lag": total, "partitions": [row.document for row in rows]})
         return
     if not watch:
-        out.print(_table(read_lag(admin)))
+        out.print(_table(read_lag(admin, settings)))
         return
-    with Live(_table(read_lag(admin)), console=out, auto_refresh=False) as live:
+    with Live(_table(read_lag(admin, settings)), console=out, auto_refresh=False) as live:
         while True:
             time.sleep(WATCH_INTERVAL_S)
-            live.update(_table(read_lag(admin)), refresh=True)
+            live.update(_table(read_lag(admin, settings)), refresh=True)

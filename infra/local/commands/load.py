@@ -12,7 +12,6 @@ from typing import Annotated, Any
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from app.settings import Settings
 from infra.local.faults import Fault
 from infra.local.home import ROOT
 from infra.local.stack import Stack
@@ -20,7 +19,7 @@ from infra.local.terminal import AsJson, err, out, print_fault, print_json
 from loadtest import report
 from loadtest.history import History, Outcome, Verdict, read
 from loadtest.plan import Plan, skewed
-from loadtest.rows import NotLoopback, Rows, await_rows, require_loopback, verdicts
+from loadtest.rows import NoAnswer, NotLoopback, Rows, await_rows, require_loopback, verdicts
 from loadtest.tenants import dismiss, hire
 from loadtest.traffic import Sender
 
@@ -36,6 +35,7 @@ EXIT_WRONG = 1
 
 
 def load(
+    *,
     users: Annotated[int, typer.Option(min=1, max=USERS_MAX, help="Clients at the same time.")] = 20,
     seconds: Annotated[int, typer.Option(min=1, max=SECONDS_MAX, help="How long they send.")] = 20,
     rate: Annotated[float, typer.Option(min=0.1, max=RATE_MAX, help="Requests a second, of all together.")] = 200.0,
@@ -67,6 +67,8 @@ def load(
             plan = Plan(senders, str(Path(folder) / "history"), rate / users, seed, weights=skewed(len(senders)))
             history, statistics = _run(plan, Path(folder), edge, users, seconds)
         found = _check(rows, history)
+    except NoAnswer as silent:
+        raise Fault(str(silent)) from None
     finally:
         dismiss(settings, hired)
         rows.close()

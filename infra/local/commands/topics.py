@@ -35,9 +35,9 @@ def _print(changes: list[cluster.Change], verb: str) -> None:
         mark = "[red]refused[/]" if change.refusal else f"[green]{verb}[/]"
         table.add_row(change.topic, change.kind, change.setting, change.found, change.declared, mark)
     out.print(table)
-    for change in changes:
-        if change.refusal:
-            out.print(f"{change.topic}, {change.setting}: {change.refusal}.", markup=False)
+    for refusal in dict.fromkeys(change.refusal for change in changes if change.refusal):
+        names = ", ".join(change.topic for change in changes if change.refusal == refusal)
+        out.print(f"Refused for {names}: {refusal}.", markup=False)
 
 
 @app.command()

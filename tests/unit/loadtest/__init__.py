@@ -1,0 +1,1 @@
+"""Laws of the checker and of the traffic it judges."""

@@ -327,7 +327,7 @@ def test_memory_is_bounded_and_given_back(server: ClickHouseServer, table: str) 
 
 
 def test_curl_inserts_and_reads(server: ClickHouseServer, table: str, tmp_path: Path) -> None:
-    """curl with a piped file and compression, as in every ClickHouse tutorial."""
+    """Curl with a piped file and compression, as in every ClickHouse tutorial."""
     rows = tmp_path / "rows.csv.gz"
     rows.write_bytes(gzip.compress(b"1,a\n2,b\n"))
     curl = ["curl", "-sS", "--fail-with-body", "--user", f"default:{PASSWORD}"]

@@ -1,6 +1,6 @@
 """Which key a record gets: its tenant, or one shard of a tenant that has outgrown a partition."""
 
-from aiokafka.partitioner import murmur2  # type: ignore[import-untyped]
+from aiokafka.partitioner import murmur2
 
 _POSITIVE = 0x7FFFFFFF  # Java's toPositive: drop the sign bit, as Kafka's own partitioner does
 

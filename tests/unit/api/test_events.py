@@ -60,9 +60,14 @@ def test_every_record_fits_the_schema_and_comes_back(event: dict[str, Any]) -> N
     assert orjson.loads(back["properties"]) == (event.get("properties") or {})
 
 
-@given(st.dictionaries(st.sampled_from(["url", "value", "event_id", "properties", "occurred_at", "x"]),
-                       st.recursive(st.none() | st.booleans() | st.floats() | st.integers() | st.text(),
-                                    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner), max_leaves=5)))  # fmt: skip
+ANYTHING = st.recursive(
+    st.none() | st.booleans() | st.floats() | st.integers() | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    max_leaves=5,
+)
+
+
+@given(st.dictionaries(st.sampled_from(["url", "value", "event_id", "properties", "occurred_at", "x"]), ANYTHING))
 def test_nothing_but_a_verdict_comes_of_any_object(event: dict[str, Any]) -> None:
     """Any object is a record that encodes, or Rejected with a code and a pointer."""
     try:
@@ -89,7 +94,7 @@ def test_rfc_3339_in_all_its_forms_is_read(text: str, moment: datetime) -> None:
 
 @pytest.mark.parametrize(
     "text", ["2026-05-31", "2026-05-31T12:00:00", "1780000000", 1780000000, "2026-02-30T00:00:00Z", "", "now",
-             "2026-05-31T25:00:00Z", "２026-05-31T12:00:00Z", True],
+             "2026-05-31T25:00:00Z", "\uff12026-05-31T12:00:00Z", True],
 )  # fmt: skip
 def test_other_times_are_refused(text: object) -> None:
     """A time without a zone, a number, or an impossible one is refused, never guessed."""
@@ -140,7 +145,7 @@ def test_no_wild_clock_reaches_the_store(moment: datetime) -> None:
         ({"url": "x" * 4_097}, "string_too_long"),
         ({"consent_ads": "yes"}, "bool_type"),
         ({"properties": [1]}, "dict_type"),
-        ({"properties": {"a": {"a": {"a": {"a": {"a": 1}}}}}}, "too_deep"),
+        ({"properties": {"a": {"a": {"a": {"a": {"a": {}}}}}}}, "too_deep"),
         ({"properties": {"a": "x" * 16_384}}, "too_large"),
         ({"event_type": "pageview"}, "other_type"),
         ([], "not_an_object"),

@@ -146,8 +146,12 @@ def test_native_ids_name_events(gateway: str, raw: bytes, expected: str) -> None
     assert delivery_id(gateway, Delivery(raw, {}, {})) == expected
 
 
-@given(st.binary(max_size=400) | st.dictionaries(st.sampled_from(["id", "order_id", "status"]), st.text() | st.booleans()
-       | st.none() | st.integers()).map(lambda d: json.dumps(d).encode()))  # fmt: skip
+OBJECTS = st.dictionaries(
+    st.sampled_from(["id", "order_id", "status"]), st.text() | st.booleans() | st.none() | st.integers()
+)
+
+
+@given(st.binary(max_size=400) | OBJECTS.map(lambda document: json.dumps(document).encode()))
 @pytest.mark.parametrize("gateway", GATEWAYS)
 def test_an_event_id_is_a_short_printable_function_of_the_delivery(gateway: str, raw: bytes) -> None:
     """The same delivery has the same id, of at most 128 printable bytes, whatever is in it."""

@@ -133,9 +133,7 @@ class Replay:
         self.outcome.after = {table: await self._stored.counts(table) for table in tables}
         return self.outcome
 
-    async def carry(
-        self, tp: TP, records: Sequence[source.SourceRecord], dead: set[int], *, dry_run: bool
-    ) -> None:
+    async def carry(self, tp: TP, records: Sequence[source.SourceRecord], dead: set[int], *, dry_run: bool) -> None:
         """One chunk through the steps of the loop, the ones that touch Kafka left out."""
         outcome, window = self.outcome, self.plan.window
         inside = [one for one in records if window.since_ms <= one.timestamp < window.until_ms]

@@ -130,10 +130,3 @@ def test_the_metrics_of_both_processes_are_scraped(stack: Stack) -> None:
     edge = httpx.get(f"http://127.0.0.1:{stack.settings.edge_port}/metrics").text
     assert 'afluente_rows_inserted_total{pipeline="tracking.collect",table="tracking_events"}' in worker
     assert "afluente_http_requests_total" in edge
-
-
-def test_the_demo_proves_it_on_this_stack(cli: Cli) -> None:
-    """`./afluente demo`: duplicates, a poison webhook and a worker killed with SIGKILL, and the count is right."""
-    figures = cli.json("demo")
-    assert figures["right"], figures
-    assert (figures["missing"], figures["duplicates"], figures["dlq"]) == (0, 0, 1), figures

@@ -181,7 +181,9 @@ def _without_headers(record: Record) -> Record:
 
 def _of_another_tenant(record: Record) -> Record:
     other = str(uuid.uuid4())
-    return record._replace(headers=[(n, other.encode() if n == envelope.HEADER_TENANT else v) for n, v in record.headers])
+    return record._replace(
+        headers=[(n, other.encode() if n == envelope.HEADER_TENANT else v) for n, v in record.headers]
+    )
 
 
 def _with_bad_magic(record: Record) -> Record:

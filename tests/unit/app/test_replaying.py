@@ -80,9 +80,7 @@ chunks = st.lists(st.lists(st.integers(0, 9), min_size=1, max_size=8), min_size=
 
 
 @given(chunks, st.sets(st.integers(0, 9)), st.sets(st.integers(0, 40), max_size=5))
-async def test_each_missing_event_is_restored_once(
-    ids: list[list[int]], there: set[int], dead: set[int]
-) -> None:
+async def test_each_missing_event_is_restored_once(ids: list[list[int]], there: set[int], dead: set[int]) -> None:
     """However records repeat, within a chunk or across, and whatever is there: no duplicate, and only dead stay out."""
     table = Table()
     table.events = [EventKey(TENANT, f"e{one}") for one in there]

@@ -1,4 +1,4 @@
-"""A worker after a fix: `faust -A tests.support.fixed_worker worker`, which knows a webhook event the first one did not.
+"""A worker after a fix: `faust -A tests.support.fixed_worker worker` knows a webhook event that the first did not.
 
 It is the worker of the project with one process replaced, as a deploy would replace it.
 """

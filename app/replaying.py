@@ -26,7 +26,8 @@ from app.ownership import describe
 from app.pipeline import Loop, Pipeline, Work
 from app.ranges import Range, token
 from app.settings import GROUP_ID, Settings
-from app.sinks.clickhouse import ClickHouseSink, Row
+from app.sinks.clickhouse import ClickHouseSink
+from app.sinks.container import Row
 from app.stored import Counts, EventKey, Stored
 
 # Timestamps are the producers' and so not in order: this far behind a later one an earlier one is still looked for.

@@ -40,6 +40,11 @@ class Drive:
     probes: dict[str, Probe] = field(default_factory=dict)
     requests: int = 0
 
+    @property
+    def unseen(self) -> int:
+        """Probes that no query has found yet."""
+        return sum(probe.seen is None for probe in self.probes.values())
+
     async def send(self, request: Request) -> bool:
         """One request. True when all of it was accepted."""
         self.requests += 1

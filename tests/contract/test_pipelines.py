@@ -15,7 +15,7 @@ from app.inspection import TENANT_BYTES, TENANT_LENGTH_BYTE
 from app.outputs import Events
 from app.pipeline import Pipeline
 from app.settings import Settings
-from app.sinks.clickhouse import SOURCE_FIELDS
+from app.sinks.container import SOURCE_FIELDS
 from schemas import rows, topics
 from schemas.rows import Rows
 from schemas.topics import DLQ_SUFFIX, HOUR_MS, TOPICS

@@ -180,7 +180,7 @@ def test_a_taken_port_is_a_sentence(tmp_path: Path):
 
 
 def test_two_stacks_side_by_side_and_down_leaves_nothing(stack: Stack, tmp_path: Path):
-    """Another home and other ports are another stack; its `down` ends all of it, frees its ports and touches no other."""
+    """Another home and other ports are another stack; its `down` ends all of it, frees its ports, touches no other."""
     other = new_stack(tmp_path / "other")
     other.up(STORES)
     pids = processes_of(other)

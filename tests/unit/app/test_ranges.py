@@ -155,7 +155,7 @@ def test_each_coordinate_is_part_of_the_token(span: Range, change: dict[str, obj
 
 @given(SPANS)
 def test_a_retry_has_the_token_of_its_first_attempt(span: Range) -> None:
-    """A replay knows only the pending range from the commit: from it comes the same token, so nothing is added twice."""
+    """A replay knows only the pending range of the commit: it gives the same token, so nothing is added twice."""
     pending = Range.from_metadata(span.metadata())
     assert pending is not None
     assert token("tracking.collect", "tracking_events", 1, pending) == token(

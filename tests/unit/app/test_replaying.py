@@ -11,7 +11,7 @@ from app.codec import PREFIX_BYTES, Version, schema
 from app.outputs import Events, Outputs
 from app.pipeline import Pipeline
 from app.replaying import Outcome, Plan, Replay, Window, event_of, span_of
-from app.sinks.clickhouse import Row
+from app.sinks.container import Row
 from app.source import SourceRecord
 from app.stored import Counts, EventKey
 from schemas import envelope, topics

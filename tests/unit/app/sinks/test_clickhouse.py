@@ -15,16 +15,8 @@ from app.codec import PREFIX_BYTES, Codec, Version
 from app.errors import Backpressure, Poison
 from app.settings import Settings
 from app.sinks import clickhouse
-from app.sinks.clickhouse import (
-    RETRY_CODES,
-    ROW_CODES,
-    ClickHouseSink,
-    Refused,
-    Row,
-    container,
-    container_header,
-    varint,
-)
+from app.sinks.clickhouse import RETRY_CODES, ROW_CODES, ClickHouseSink, Refused
+from app.sinks.container import Row, container, container_header, varint
 from tests.support.records import SOURCE, TRACKING, datums, tracking_value
 from tests.unit.app.sinks.server import Server, serving
 

@@ -34,7 +34,7 @@ class Collector(http.server.BaseHTTPRequestHandler):
         self.send_response(200)
         self.end_headers()
 
-    def log_message(self, *_: object) -> None:
+    def log_request(self, *_: object) -> None:
         pass
 
 

@@ -10,16 +10,16 @@ import shutil
 import struct
 import threading
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import faust
-from confluent_kafka import OFFSET_END, Consumer, KafkaException, TopicPartition
 from rocksdict import WriteBatch
 
+from app import source
 from app.batch import TP
-from app.dlq import SOURCE_OFFSET, SOURCE_PARTITION, SOURCE_TOPIC
+from app.dlq import SOURCE_OFFSET, SOURCE_PARTITION, SOURCE_TOPIC, SOURCE_TOPIC_ID
 from schemas.envelope import HEADER_ID, HEADER_TENANT, header
 
 KEY_BYTES = 16  # 128 bits of a cryptographic hash: no collision by chance, none by a tenant's design
@@ -32,10 +32,6 @@ WRITE_BUFFER_BYTES = 8 << 20
 WRITE_BUFFERS = 2
 OPEN_FILES_MAX = 64
 BLOOM_BITS = 10  # 1 % false positives: a new id almost never reads the disk
-
-REBUILD_POLL_RECORDS = 10_000
-REBUILD_POLL_S = 1.0
-REBUILD_STALL_S = 60.0  # no record for so long while some are missing: the broker is away, start over
 
 HOUR_S = 3600
 
@@ -171,95 +167,34 @@ def rebuild(bootstrap: str, gap: Gap, table: Seen, stop: threading.Event) -> int
     Records that went to the DLQ are left out: their ids were never taken, and a replay after a fix must pass.
     Raises KafkaException when the broker fails us, InterruptedError when `stop` is set.
     """
-    poisoned = dead_offsets(bootstrap, gap.dlq, gap.tp, stop)
+    poisoned = dead_offsets(bootstrap, gap, stop)
     read = 0
-    for records in _read(bootstrap, gap.tp, (gap.first, gap.last), stop, since_s=table.window_s):
+    # Older ids have left the dedupe window.
+    since_ms = time.time_ns() // 1_000_000 - table.window_s * 1000
+    for records in source.read(bootstrap, gap.tp, (gap.first, gap.last), stop, since_ms):
         keys: list[bytes] = []
         offsets: list[int] = []
-        for offset, headers in records:
+        for record in records:
+            offset, headers = record.offset() or 0, source.headers_of(record)
             tenant, event_id = header(headers, HEADER_TENANT), header(headers, HEADER_ID)
             if offset not in poisoned and tenant is not None and event_id is not None:
                 keys.append(event_key(tenant, event_id))
                 offsets.append(offset)
         _, fresh = first_carriers(keys, offsets, table.known(gap.tp.partition, keys) if keys else {})
-        table.remember(gap.tp.partition, fresh, Applied(gap.topic_id, records[-1][0]))
+        table.remember(gap.tp.partition, fresh, Applied(gap.topic_id, records[-1].offset() or 0))
         read += len(records)
     table.remember(gap.tp.partition, {}, Applied(gap.topic_id, gap.last))
     return read
 
 
-def dead_offsets(bootstrap: str, dlq: str, tp: TP, stop: threading.Event) -> set[int]:
-    """The offsets of `tp` that are in its DLQ."""
+def dead_offsets(bootstrap: str, gap: Gap, stop: threading.Event) -> set[int]:
+    """The offsets of the gap's partition that are in its DLQ, those of the topic's former incarnations left out."""
     found: set[int] = set()
-    topic, partition = tp.topic.encode(), str(tp.partition).encode()
-    for source in _partitions(bootstrap, dlq):
-        for records in _read(bootstrap, source, (0, None), stop):
-            for _, headers in records:
-                fields = dict(headers)
-                if fields.get(SOURCE_TOPIC) == topic and fields.get(SOURCE_PARTITION) == partition:
+    place = (gap.topic_id.encode(), gap.tp.topic.encode(), str(gap.tp.partition).encode())
+    for tp in source.partitions(bootstrap, gap.dlq):
+        for records in source.read(bootstrap, tp, (0, None), stop):
+            for record in records:
+                fields = dict(source.headers_of(record))
+                if (fields.get(SOURCE_TOPIC_ID), fields.get(SOURCE_TOPIC), fields.get(SOURCE_PARTITION)) == place:
                     found.add(int(fields[SOURCE_OFFSET]))
     return found
-
-
-def _partitions(bootstrap: str, topic: str) -> list[TP]:
-    consumer = _consumer(bootstrap)
-    try:
-        found = consumer.list_topics(topic, timeout=REBUILD_STALL_S).topics[topic]
-        return [TP(topic, partition) for partition in found.partitions]
-    finally:
-        consumer.close()
-
-
-def _read(
-    bootstrap: str, tp: TP, bounds: tuple[int, int | None], stop: threading.Event, since_s: float | None = None
-) -> Iterable[list[tuple[int, list[tuple[str, bytes]]]]]:
-    """Lists of (offset, headers) of the records in `bounds`, both ends included (None: up to the end now)."""
-    first, last = bounds
-    consumer = _consumer(bootstrap)
-    try:
-        low, high = consumer.get_watermark_offsets(TopicPartition(*tp), timeout=REBUILD_STALL_S)
-        end = high if last is None else min(last + 1, high)
-        start = max(first, low, _offset_at(consumer, tp, since_s, high) if since_s is not None else 0)
-        consumer.assign([TopicPartition(tp.topic, tp.partition, start)])
-        idle_s = 0.0
-        while start < end:
-            if stop.is_set():
-                raise InterruptedError
-            records: list[Any] = consumer.consume(REBUILD_POLL_RECORDS, REBUILD_POLL_S)
-            for record in records:
-                if record.error():
-                    raise KafkaException(record.error())
-            rows = [(record.offset(), record.headers() or []) for record in records if record.offset() < end]
-            idle_s = 0.0 if records else idle_s + REBUILD_POLL_S
-            if rows:
-                yield rows
-            # Past a hole at the end (compaction, control records) the position moves on without a record.
-            at: Any = consumer.position([TopicPartition(*tp)])[0].offset
-            start = max(at, records[-1].offset() + 1 if records else start)
-            if idle_s >= REBUILD_STALL_S:
-                raise TimeoutError(f"{tp.topic}[{tp.partition}]: nothing to read at offset {start}, wanted up to {end}")
-    finally:
-        consumer.close()
-
-
-def _offset_at(consumer: Consumer, tp: TP, since_s: float, high: int) -> int:
-    """The first offset younger than `since_s` seconds: older ids have left the dedupe window."""
-    now_ms = time.time_ns() // 1_000_000
-    found = consumer.offsets_for_times([TopicPartition(tp.topic, tp.partition, now_ms - int(since_s * 1000))])[0]
-    return high if found.offset in {OFFSET_END, -1} else int(found.offset)
-
-
-def _consumer(bootstrap: str) -> Consumer:
-    # No group: offsets are ours to choose, nothing is committed.
-    return Consumer(
-        {
-            "bootstrap.servers": bootstrap,
-            "group.id": "afluente-rebuild",
-            "enable.auto.commit": False,
-            "enable.auto.offset.store": False,
-            "auto.offset.reset": "error",
-            "enable.partition.eof": False,
-            "fetch.max.bytes": 16 << 20,
-            "queued.max.messages.kbytes": 32 << 10,
-        }
-    )

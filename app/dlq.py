@@ -12,6 +12,7 @@ from app.batch import Record
 from app.errors import Poison
 from app.producer import Record as Produced
 from app.ranges import Range
+from schemas.envelope import header
 
 SOURCE_TOPIC = "dlq_topic"
 SOURCE_TOPIC_ID = "dlq_topic_id"
@@ -24,6 +25,7 @@ PIPELINE = "dlq_pipeline"
 VERSION = "dlq_version"
 TIME = "dlq_time_ms"
 NULL_VALUE = "dlq_null_value"
+REPLAY_OF = "dlq_replay_of"  # on a replayed record, on the source topic: the DLQ entry it was
 PREFIX = "dlq_"
 
 ERROR_CHARACTERS_MAX = 2_000  # enough for ClickHouse's longest texts; a header is no place for a stack trace
@@ -50,8 +52,12 @@ def check_limit(dead: Sequence[Dead], rows: int, ratio_max: float) -> None:
     """Raise BrokenDeploy when most of a batch of `rows` records is poison.
 
     What only step 5 calls poison is content that one tenant sent: it stops us only when tenants agree, or else one
-    tenant could stop all others by sending nonsense that is correctly signed.
+    tenant could stop all others by sending nonsense that is correctly signed. A replayed record that fails again
+    says nothing new about the deploy; counted, it would stop the worker at every start, since its range is pending.
     """
+    if len(dead) < LIMIT_RECORDS_MIN or len(dead) <= ratio_max * rows:
+        return
+    dead = [one for one in dead if header(one.record.headers, REPLAY_OF) is None]
     if len(dead) < LIMIT_RECORDS_MIN or len(dead) <= ratio_max * rows:
         return
     ours = [one for one in dead if one.step != 5]
@@ -81,4 +87,4 @@ def entry(dlq: str, dead: Dead, span: Range, pipeline: str) -> Produced:
     if record.value is None:
         # A tombstone and an empty value differ; confluent's producer keeps both apart, a reader of bytes may not.
         headers.append((NULL_VALUE, b"1"))
-    return Produced(dlq, record.key or b"", record.value or b"", headers)
+    return Produced(dlq, record.key, record.value or b"", headers)

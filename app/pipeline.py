@@ -202,7 +202,8 @@ class Loop:
         if failpoints.armed:
             failpoints.hit("6_write")
 
-    def blocks(self, work: Work, outputs: Outputs) -> list[tuple[str, Version, list[Row]]]:
+    @staticmethod
+    def blocks(work: Work, outputs: Outputs) -> list[tuple[str, Version, list[Row]]]:
         """The rows of each insert: one block a table and schema version, in offset order."""
         found: list[tuple[str, Version, list[Row]]] = []
         for rows in outputs.passed:

@@ -34,11 +34,14 @@ log = structlog.get_logger(__name__)
 
 
 class Record(NamedTuple):
-    """One record to be produced. The key decides the partition: the tenant, or the tenant and its shard."""
+    """One record to be produced. The key decides the partition: the tenant, or the tenant and its shard.
+
+    Only a record from the DLQ may lack key or value: it goes back as it was.
+    """
 
     topic: str
-    key: bytes
-    value: bytes
+    key: bytes | None
+    value: bytes | None
     headers: Headers
 
 

@@ -11,6 +11,7 @@ from functools import partial
 from typing import Any
 
 import faust
+from faust.app.base import BootStrategy
 from faust.types import TransportT
 
 from app.batch import Bounds
@@ -26,9 +27,18 @@ POLL_INTERVAL_MAX_S = 7 * 24 * 3600.0
 NEVER_S = 7 * 24 * 3600.0  # for Faust's own commit timer, which has nothing to commit
 
 
+class Boot(BootStrategy):  # type: ignore[misc,unused-ignore]
+    """What Faust starts with the app. The `web_enabled` setting is not enough: `faust worker` sets it back to true,
+    and the port, on all interfaces, would be the same for every worker of a machine.
+    """
+
+    enable_web = False
+
+
 class App(faust.App):
     """A Faust app whose consumer yields record batches and which drains before it stops."""
 
+    BootStrategy = Boot
     settings: Settings
     ownership: Ownership
     bounds: Bounds

@@ -7,22 +7,30 @@ from rich.table import Table
 from loadtest.history import EXAMPLES_MAX, Verdict
 
 TENANT_CHARACTERS = 8  # of its id: enough to tell the tenants of one run apart
-COLUMNS = ("sent", "accepted", "resent", "unknown", "refused", "events", "rows", "missing", "phantom", "duplicates")
+COUNTS = ("sent", "accepted", "resent", "rows")
+FAULTS = ("missing", "phantom", "duplicates")
 
 
 def table(verdicts: Iterable[Verdict]) -> Table:
-    """One line a stream."""
-    found = Table(box=None, pad_edge=False, header_style="bold")
-    for name in ("tenant", "table"):
+    """One line a stream, in the 80 columns of a plain terminal."""
+    found = Table(box=None, pad_edge=False, padding=(0, 1), header_style="bold")
+    for name in ("tenant", "events"):
         found.add_column(name)
-    for name in COLUMNS:
-        found.add_column(name, justify="right")
+    for name in (*COUNTS, *FAULTS):
+        found.add_column(name, justify="right", no_wrap=True)
     for verdict in verdicts:
         summary = verdict.summary()
-        cells = [f"{summary[name]:,}" for name in COLUMNS[:-3]]
-        cells += [_fault(int(str(summary[name]))) for name in COLUMNS[-3:]]
-        found.add_row(verdict.stream.tenant_id[:TENANT_CHARACTERS], verdict.stream.table, *cells)
+        cells = [f"{summary[name]:,}" for name in COUNTS] + [_fault(int(str(summary[name]))) for name in FAULTS]
+        found.add_row(verdict.stream.tenant_id[:TENANT_CHARACTERS], verdict.stream.table.split("_")[0], *cells)
     return found
+
+
+def open_ends(verdicts: list[Verdict]) -> str:
+    """What was not promised: empty when every copy was accepted."""
+    unknown, refused = (sum(getattr(verdict, name) for verdict in verdicts) for name in ("unknown", "refused"))
+    if not unknown and not refused:
+        return ""
+    return f"{unknown:,} sent without a yes or no (they may be there once), {refused:,} refused (they must not)"
 
 
 def faults(verdicts: Iterable[Verdict]) -> list[str]:

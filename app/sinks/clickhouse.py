@@ -3,7 +3,8 @@
 Last stop of an event, step 6 of the loop. Rows travel as one block of an Avro object container: a datum is copied,
 not decoded, and gets its topic, partition and offset appended, which is valid since an Avro record is the
 concatenation of its fields. When the server refuses a block, the rows it objects to are found by asking it again
-with parts of the block and no table behind; they go to the DLQ and the rest is inserted under the same token.
+with parts of the block and no table behind, after those that are no datum at all; they go to the DLQ and the rest
+is inserted under the same token.
 """
 
 import io
@@ -15,7 +16,7 @@ import aiohttp
 import fastavro
 import orjson
 
-from app.codec import Version
+from app.codec import Version, read_datum
 from app.errors import Backpressure, Poison
 from app.settings import Settings
 
@@ -46,7 +47,7 @@ RETRY_CODES: Final = frozenset(
     {3, 159, 164, 173, 198, 202, 203, 209, 210, 225, 236, 241, 242, 243, 252, 285, 286, 319, 394, 425, 439, 745, 999}
 )
 ROW_CODES: Final = frozenset(
-    {6, 25, 26, 27, 32, 33, 38, 41, 53, 69, 70, 72, 117, 130, 131, 190, 321, 349, 376, 407, 441, 467, 1000, 1001}
+    {6, 25, 26, 27, 32, 33, 38, 41, 53, 69, 70, 72, 117, 130, 131, 190, 321, 349, 376, 407, 441, 467, 748, 1000, 1001}
 )
 
 
@@ -96,6 +97,17 @@ def container(header: bytes, topic: str, partition: int, rows: Sequence[Row]) ->
     return b"".join((header, varint(len(rows)), varint(len(body)), body, SYNC))
 
 
+def broken_rows(version: Version, rows: Sequence[Row]) -> dict[int, Poison]:
+    """Which rows are not exactly one datum of the schema, by offset."""
+    broken: dict[int, Poison] = {}
+    for row in rows:
+        try:
+            read_datum(version, row.datum)
+        except Poison as poison:
+            broken[row.offset] = poison
+    return broken
+
+
 class ClickHouseSink:
     """One kept-alive HTTP connection pool to one server. `insert` is durable when it returns."""
 
@@ -126,15 +138,24 @@ class ClickHouseSink:
         if version.name not in self._containers:
             self._containers[version.name] = container_header(version)
         header = self._containers[version.name]
-        try:
-            await self._post(table, version, container(header, *source, rows), token)
-        except Refused as refusal:
+        refusal: Refused | None = None
+        # A datum with bytes too many shifts the rows behind it, and is refused for that; behind the last row is none.
+        if not broken_rows(version, rows[-1:]):
+            try:
+                await self._post(table, version, container(header, *source, rows), token)
+            except Refused as error:
+                refusal = error
+            else:
+                return []
+        # Half a datum borrows from its neighbour: such rows must go before the server can be asked about others.
+        bad = broken_rows(version, rows)
+        if not bad and refusal is not None:
+            # The table may have been altered since it was last looked at: rows are judged by what it is now.
+            self._structures.pop(table, None)
             bad = await self._refused(table, version, source, rows, refusal)
-            good = [row for row in rows if row.offset not in bad]
-            if good:
-                await self._post(table, version, container(header, *source, good), token)
-            return list(bad.items())
-        return []
+        good = [row for row in rows if row.offset not in bad]
+        later = await self.insert(table, version, source, good, token) if good else []
+        return [*bad.items(), *later]
 
     async def _refused(
         self, table: str, version: Version, source: tuple[str, int], rows: Sequence[Row], refusal: Refused

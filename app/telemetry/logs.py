@@ -13,6 +13,10 @@ REDACTED_KEYS: Final = frozenset(
     {"key", "secret", "password", "authorization", "token", "email", "phone", "document", "body", "query", "url"}
 )
 REDACTED: Final = "[redacted]"
+# Local variables hold whole records and credentials: a stack trace names lines, never values.
+TRACEBACKS: Final = structlog.processors.ExceptionRenderer(
+    structlog.tracebacks.ExceptionDictTransformer(show_locals=False)
+)
 
 
 def configure(level: str = "INFO") -> None:
@@ -34,7 +38,7 @@ def configure(level: str = "INFO") -> None:
         foreign_pre_chain=shared,
         processors=[
             structlog.stdlib.ProcessorFormatter.remove_processors_meta,
-            structlog.processors.dict_tracebacks,
+            TRACEBACKS,
             structlog.processors.JSONRenderer(serializer=_json),
         ],
     )

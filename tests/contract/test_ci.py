@@ -38,6 +38,13 @@ def test_the_sections_together_keep_the_limit_of_the_run() -> None:
     assert sum(int(limits[name]) for name in ("CHECK", "TEST", "FAULT")) <= RUN_MAX_S
 
 
+def test_each_section_is_a_target_of_the_makefile() -> None:
+    """A target that is renamed is renamed in the run, before the run finds out after ten minutes."""
+    wanted = set(re.findall(r'(?m)^run "[\w-]+" "\$\w+" ([\w-]+)$', tree.read(SCRIPT)))
+    assert wanted == {"setup-dev", "check", "test", "test-fault"}
+    assert wanted | {"down"} <= set(re.findall(r"(?m)^([a-z][a-z-]*):", tree.read("Makefile")))
+
+
 def test_the_workflow_is_valid_and_runs_the_script() -> None:
     """The same script runs here and there: a red run can be repeated at home."""
     workflow: dict[Any, Any] = yaml.safe_load(tree.read(WORKFLOW))

@@ -139,6 +139,15 @@ def test_workers_are_told_apart_and_given_time_to_drain() -> None:
     assert all(int(worker["stop_grace_period"].removesuffix("s")) > drain_s for worker in workers)
 
 
+def test_only_the_migration_is_the_owner_of_the_tables() -> None:
+    """Row-level security holds for the edge because its role owns nothing."""
+    owners = {n for n, s in SERVICES.items() if "AFLUENTE_POSTGRES_OWNER_URL" in s.get("environment", {})}
+    assert owners == {"migrate"}
+    assert SERVICES["edge"]["environment"]["AFLUENTE_POSTGRES_URL"].startswith("postgresql://afluente:")
+    # Made by the image as a superuser, for whom row-level security does not hold at all.
+    assert SERVICES["postgres"]["environment"]["POSTGRES_USER"] == "postgres"
+
+
 def test_nothing_secret_stands_in_the_file() -> None:
     """Every password comes from .env, which is not part of the repository."""
     for name, value in re.findall(r"(\w*(?:PASSWORD|MASTER_KEY|SECRET)\w*): (.+)", tree.read("docker-compose.yml")):
@@ -187,6 +196,14 @@ def test_brokers_keep_what_the_guarantees_rest_on() -> None:
     assert (kept["default.replication.factor"], kept["min.insync.replicas"]) == ("3", "2")
     assert kept["unclean.leader.election.enable"] == kept["auto.create.topics.enable"] == "false"
     assert int(kept["offset.metadata.max.bytes"]) >= 4096
+
+
+def test_the_embedded_kafka_is_the_one_of_the_images() -> None:
+    """What the tests ran on is what is deployed: one version of Kafka in the jars and the images."""
+    embedded = set(re.findall(r"org\.apache\.kafka:[\w.-]+:([\d.]+)", tree.read("infra/local/jars.toml")))
+    images = {SERVICES[name]["image"].split(":")[1] for name in SERVICES if name.startswith("kafka-")}
+    images |= set(re.findall(r"(?m)^FROM apache/kafka:([\d.]+)", tree.read("infra/docker/connect.Dockerfile")))
+    assert embedded == images
 
 
 def test_clickhouse_and_maven_files_are_well_formed() -> None:

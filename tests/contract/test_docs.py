@@ -4,8 +4,8 @@ import re
 import shlex
 from collections.abc import Iterator
 from functools import cache
+from typing import Any
 
-import click
 import pytest
 import typer
 from markdown_it import MarkdownIt
@@ -68,9 +68,9 @@ def targets() -> frozenset[str]:
 
 def unknown_words(words: list[str]) -> list[str]:
     """The words of a command line that are neither a command nor an option of it; arguments may be anything."""
-    command: click.Command = typer.main.get_command(cli.app)
+    command: Any = typer.main.get_command(cli.app)
     rest = list(words)
-    while isinstance(command, click.Group):
+    while hasattr(command, "commands"):
         if not rest or rest[0].startswith("-"):
             break
         found = command.commands.get(rest[0])

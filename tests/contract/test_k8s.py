@@ -110,7 +110,17 @@ def test_a_worker_keeps_its_name_its_state_and_its_time_to_drain() -> None:
 
 def test_the_secret_is_a_template() -> None:
     """No value of a secret is part of the repository."""
-    assert set(named("Secret/afluente")["stringData"].values()) == {""}
+    secrets = [part for part in MANIFESTS if part["kind"] == "Secret"]
+    assert secrets
+    assert {value for part in secrets for value in part["stringData"].values()} == {""}
+
+
+def test_only_the_migration_is_the_owner_of_the_tables() -> None:
+    """Row-level security holds for the edge because its role owns nothing."""
+    for part in WORKLOADS:
+        for container in containers(part):
+            named_secrets = {source.get("secretRef", {}).get("name") for source in container["envFrom"]}
+            assert ("afluente-owner" in named_secrets) is (container["name"] == "migrate")
 
 
 def test_the_network_is_closed_by_default() -> None:

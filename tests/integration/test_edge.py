@@ -382,7 +382,7 @@ class TestWebhooks:
                 b'{"order_id":"o1","webhook_event_type":"order_approved","order_status":"paid"}',
                 "kiwify:o1:order_approved:paid",
             ),
-            ("generic", b'{"id":"g1"}', "generic:g1"),
+            ("generic", b'{"event_id":"g1"}', "generic:g1"),
             ("generic", b"not json \xff", f"generic:sha256:{hashlib.sha256(b'not json ' + bytes([255])).hexdigest()}"),
             ("standard", b'{"type":"sale"}', "standard:msg_1"),
         ],

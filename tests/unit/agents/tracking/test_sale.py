@@ -1,4 +1,4 @@
-"""The canonical sale event: every gateway's events by table, and what a row says of money, persons, times and clicks."""
+"""The canonical sale event: every gateway's events by table; what a row says of money, persons, times and clicks."""
 
 import io
 import json

@@ -1,0 +1,145 @@
+"""What must be true after a fault: everything confirmed is a row, once; poison is in the DLQ; nothing is in flight.
+
+Counting is loadtest/history.py's; this adds the consumer group's own view and the DLQ.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from aiokafka.errors import KafkaError
+from confluent_kafka import Consumer, KafkaException, TopicPartition
+
+from app import progress
+from app.batch import TP
+from app.dlq import SOURCE_OFFSET, SOURCE_PARTITION, SOURCE_TOPIC, SOURCE_TOPIC_ID
+from app.ranges import Range
+from app.settings import GROUP_ID, Settings
+from loadtest.history import History, Verdict
+from loadtest.rows import Rows, verdicts
+from schemas.envelope import header
+from schemas.topics import GATEWAY_RECEIVED, GATEWAY_RECEIVED_DLQ, TRACKING_COLLECTED, TRACKING_COLLECTED_DLQ
+
+MARK = "test_mark"  # header of a poison record: which one it is, whatever else is wrong with it
+ASK_S = 10.0
+POLL_S = 0.2
+SOURCES = (TRACKING_COLLECTED, GATEWAY_RECEIVED)
+DEAD = (TRACKING_COLLECTED_DLQ, GATEWAY_RECEIVED_DLQ)
+COORDINATES = (SOURCE_TOPIC, SOURCE_TOPIC_ID, SOURCE_PARTITION, SOURCE_OFFSET)
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """The sum of the verdicts on all tenants of a case, and what the DLQ holds beside what it should."""
+
+    accepted: int
+    events: int
+    rows: int
+    missing: int
+    duplicates: int
+    phantom: int
+    dead: int
+    dead_missing: int
+    dead_strange: int
+
+    @property
+    def right(self) -> bool:
+        return not (self.missing or self.duplicates or self.phantom or self.dead_missing or self.dead_strange)
+
+
+class Oracle:
+    """Questions to Kafka and ClickHouse of one stack, asked as any client would."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._rows = Rows(settings)
+        self._kafka = Consumer(
+            {"bootstrap.servers": settings.kafka_url, "group.id": "oracle", "enable.auto.commit": False}
+        )
+
+    def close(self) -> None:
+        self._rows.close()
+        self._kafka.close()
+
+    def ends(self, *topics: str) -> dict[TP, int]:
+        """Where each partition ends now."""
+        found = {}
+        for topic in topics:
+            for partition in self._kafka.list_topics(topic, timeout=ASK_S).topics[topic].partitions:
+                _, high = self._kafka.get_watermark_offsets(TopicPartition(topic, partition), timeout=ASK_S)
+                found[TP(topic, partition)] = high
+        return found
+
+    def positions(self) -> dict[TP, tuple[int, Range | None]]:
+        """Committed offset and pending range of each source partition."""
+        partitions = set(self.ends(*(topic.name for topic in SOURCES)))
+        return asyncio.run(progress.read(self._settings.kafka_url, GROUP_ID, partitions))
+
+    def pending(self) -> list[Range]:
+        """The ranges that are open."""
+        return [span for _, span in self.positions().values() if span is not None]
+
+    def behind(self) -> dict[TP, tuple[int, int]]:
+        """(committed, end) of each partition that is not wholly durable."""
+        positions, ends = self.positions(), self.ends(*(topic.name for topic in SOURCES))
+        return {
+            tp: (committed, ends[tp])
+            for tp, (committed, span) in positions.items()
+            if span is not None or max(committed, 0) < ends[tp]
+        }
+
+    def await_quiet(self, check: Callable[[], None], timeout_s: float) -> None:
+        """Until all that is in Kafka is durable and nothing is pending. `check` may raise to end the wait."""
+        deadline = time.monotonic() + timeout_s
+        left: object = "nothing was asked"
+        while time.monotonic() < deadline:
+            check()
+            try:
+                left = self.behind()
+            except (KafkaError, KafkaException) as error:
+                left = error
+            if not left:
+                return
+            time.sleep(POLL_S)
+        raise AssertionError(f"not quiet within {timeout_s:.0f} s: {left}")
+
+    def dead_ends(self) -> dict[TP, int]:
+        """Where the DLQs end now: what comes later is of this case."""
+        return self.ends(*(topic.name for topic in DEAD))
+
+    def dead(self, since: dict[TP, int]) -> dict[tuple[bytes | None, ...], str]:
+        """The mark of each distinct source record in the DLQs from `since` on; a repeated batch writes it again."""
+        ends = self.dead_ends()
+        left = {tp for tp, end in ends.items() if since.get(tp, 0) < end}
+        self._kafka.assign([TopicPartition(*tp, since.get(tp, 0)) for tp in left])
+        found: dict[tuple[bytes | None, ...], str] = {}
+        deadline = time.monotonic() + ASK_S
+        while left:
+            assert time.monotonic() < deadline, f"DLQ not read to its end: {left}"
+            for record in self._kafka.consume(1_000, timeout=0.2):
+                if record.error():
+                    raise KafkaException(record.error())
+                headers = record.headers() or []
+                found[tuple(header(headers, name) for name in COORDINATES)] = (header(headers, MARK) or b"").decode()
+                tp = TP(record.topic(), record.partition())
+                if record.offset() + 1 >= ends[tp]:
+                    left.discard(tp)
+        self._kafka.unassign()
+        return found
+
+    def judge(self, history: History, poison: set[str], dead_since: dict[TP, int]) -> Finding:
+        """The verdict on a case: its history against the tables, its poison against the DLQs."""
+        found: list[Verdict] = verdicts(self._rows, history)
+        dead = list(self.dead(dead_since).values())
+        return Finding(
+            accepted=sum(one.accepted for one in found),
+            events=sum(one.events for one in found),
+            rows=sum(one.rows for one in found),
+            missing=sum(len(one.missing) for one in found),
+            duplicates=sum(one.duplicates for one in found),
+            phantom=sum(len(one.phantom) for one in found),
+            dead=len(dead),
+            dead_missing=len(poison - set(dead)),
+            dead_strange=len(dead) - len(poison & set(dead)),
+        )

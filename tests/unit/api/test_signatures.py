@@ -138,7 +138,7 @@ def test_repr_shows_no_secret() -> None:
         ("kiwify", b'{"order_id":"o","webhook_event_type":"order_refunded","order_status":"refunded"}',
          "kiwify:o:order_refunded:refunded"),
         ("kiwify", b'{"id":"cart","status":"abandoned"}', "kiwify:cart::abandoned"),
-        ("generic", b'{"id":17}', "generic:17"),
+        ("generic", b'{"event_id":17}', "generic:17"),
     ],
 )  # fmt: skip
 def test_native_ids_name_events(gateway: str, raw: bytes, expected: str) -> None:
@@ -147,7 +147,7 @@ def test_native_ids_name_events(gateway: str, raw: bytes, expected: str) -> None
 
 
 OBJECTS = st.dictionaries(
-    st.sampled_from(["id", "order_id", "status"]), st.text() | st.booleans() | st.none() | st.integers()
+    st.sampled_from(["id", "event_id", "order_id", "status"]), st.text() | st.booleans() | st.none() | st.integers()
 )
 
 

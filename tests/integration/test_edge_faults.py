@@ -3,6 +3,7 @@
 import asyncio
 import concurrent.futures
 import contextlib
+import json
 import os
 import signal
 import socket
@@ -18,6 +19,10 @@ import pytest
 from tests.support.edge_parts import Parts, new_tenant, problem, wait_for
 
 PROMISE_S = 2.0
+LIMITS = {
+    "AFLUENTE_EDGE_IN_FLIGHT_BYTES_MAX": str(16 << 20),
+    "AFLUENTE_EDGE_CONNECTIONS_MAX": "400",
+}
 SLACK_S = 1.5  # a shared machine of two cores; the promise itself is held by the edge's own timer
 HEAD_S = 5.0
 
@@ -28,7 +33,7 @@ def parts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Parts]:
     try:
         running.start_kafka()
         running.start_postgres()
-        running.start_edge(AFLUENTE_EDGE_IN_FLIGHT_BYTES_MAX=str(16 << 20))
+        running.start_edge(**LIMITS)
         running.wait_ready()
         yield running
     finally:
@@ -214,6 +219,31 @@ def test_three_hundred_half_open_connections_are_cut(parts: Parts, tenant: dict[
     )
 
 
+def test_when_all_places_are_taken_idle_connections_give_way(parts: Parts, tenant: dict[str, str]) -> None:
+    """More silent connections than there are places do not keep an honest client out, not even for a deadline."""
+    silent = [socket.create_connection(("127.0.0.1", parts.settings.edge_port), timeout=10) for _ in range(450)]
+    assert click(parts, tenant, "among-the-silent").status_code == 202
+    for connection in silent:
+        connection.close()
+
+
+def test_requests_sent_at_once_are_answered_in_turn(parts: Parts, tenant: dict[str, str]) -> None:
+    """Pipelined requests on one connection, bodies included, each get their answer, in order."""
+    one = b"POST /track/click HTTP/1.1\r\nHost: x\r\nX-Write-Key: %s\r\nContent-Length: %d\r\n\r\n%s"
+    bodies = [json.dumps({"event_id": f"pipe-{n}", "url": "x" * 2_000}).encode() for n in range(20)]
+    raw = b"".join(one % (tenant["write_key"].encode(), len(body), body) for body in bodies)
+    raw += b"GET /health/live HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", parts.settings.edge_port), timeout=10) as connection:
+        connection.sendall(raw)
+        answer = b""
+        while chunk := connection.recv(65_536):
+            answer += chunk
+    assert answer.count(b"HTTP/1.1 202 ") == 20
+    assert answer.endswith(b'{"live":true}')
+    places = [answer.index(f'"pipe-{n}"'.encode()) for n in range(20)]
+    assert places == sorted(places)
+
+
 def test_heads_are_capped_in_size_and_count(parts: Parts) -> None:
     """A head that is too large, or has too many headers, is 431 and the end of the connection."""
     for filler in (b"X-Long: " + b"a" * (64 << 10) + b"\r\n", b"".join(b"X-%d: 1\r\n" % n for n in range(200))):
@@ -248,7 +278,7 @@ def test_sigterm_answers_what_it_took(parts: Parts, tenant: dict[str, str]) -> N
             each.result()
     assert set(accepted) <= ids(parts)
     parts.processes.pop("edge")
-    parts.start_edge()
+    parts.start_edge(**LIMITS)
     parts.wait_ready()
 
 
@@ -272,7 +302,7 @@ def test_a_killed_edge_leaves_no_false_yes(parts: Parts, tenant: dict[str, str])
             each.result()
     assert set(accepted) <= ids(parts)
     parts.stop("edge")
-    parts.start_edge()
+    parts.start_edge(**LIMITS)
     parts.wait_ready()
 
 

@@ -147,7 +147,7 @@ def test_native_ids_name_events(gateway: str, raw: bytes, expected: str) -> None
 
 
 OBJECTS = st.dictionaries(
-    st.sampled_from(["id", "order_id", "status"]), st.text() | st.booleans() | st.none() | st.integers()
+    st.sampled_from(["id", "event_id", "order_id", "status"]), st.text() | st.booleans() | st.none() | st.integers()
 )
 
 

@@ -24,7 +24,12 @@ from schemas.envelope import HEADER_ID, HEADER_TENANT, header
 
 KEY_BYTES = 16  # 128 bits of a cryptographic hash: no collision by chance, none by a tenant's design
 APPLIED_KEY = b"\x00applied"  # shorter than any event key, so that it can never be one
+BATCH_PREFIX = b"\x01"  # then the batch's last offset: names the ids that leave the window together
+BATCH_KEY_BYTES = len(BATCH_PREFIX) + 8  # shorter than any event key, too
 OFFSET = struct.Struct(">q")
+SECONDS = struct.Struct(">q")
+# Each write brings one batch and takes up to two away: what is over the window shrinks, and no write takes long.
+EXPIRED_BATCHES_MAX = 2
 
 # One RocksDB a partition: these are small so that dozens of partitions fit one worker.
 BLOCK_CACHE_BYTES = 8 << 20
@@ -92,7 +97,8 @@ class Seen(faust.Table[bytes, bytes]):
     """A Faust table in RocksDB, one database a partition, read and written a batch at a time.
 
     It stays outside Faust's table manager: that would give it a changelog topic and a recovery of its own, and the
-    source topic already is both.
+    source topic already is both. Ids leave the window by our own hand: rocksdict opens an existing database with a TTL
+    that overflows, and the first compaction then drops every record.
     """
 
     def __init__(self, app: Any, declared: SeenTable) -> None:
@@ -104,7 +110,6 @@ class Seen(faust.Table[bytes, bytes]):
             value_type=bytes,
             partitions=1,
             options={
-                "ttl": declared.window_hours * HOUR_S,
                 "block_cache_size": BLOCK_CACHE_BYTES,
                 "write_buffer_size": WRITE_BUFFER_BYTES,
                 "max_write_buffer_number": WRITE_BUFFERS,
@@ -113,6 +118,7 @@ class Seen(faust.Table[bytes, bytes]):
             },
         )
         self.window_s = declared.window_hours * HOUR_S
+        self._oldest: dict[int, bytes] = {}  # the first batch still in the window, so that a scan passes no tombstones
 
     def _database(self, partition: int) -> Any:
         # Faust's store gives no access to a batch, so it is asked for the database behind it.
@@ -131,12 +137,32 @@ class Seen(faust.Table[bytes, bytes]):
         return Applied.decode(self._database(partition).get(APPLIED_KEY))
 
     def remember(self, partition: int, fresh: Mapping[bytes, int], applied: Applied) -> None:
-        """Write the new ids and the applied offset in one atomic batch."""
+        """Write the new ids and the applied offset in one atomic batch, and let ids older than the window go."""
+        now_s = int(time.time())
         writes = WriteBatch(raw_mode=True)
+        self._expire(partition, writes, now_s - self.window_s)
         for key, offset in fresh.items():
             writes.put(key, OFFSET.pack(offset))
+        if fresh:
+            writes.put(BATCH_PREFIX + OFFSET.pack(applied.offset), SECONDS.pack(now_s) + b"".join(fresh))
         writes.put(APPLIED_KEY, applied.encode())
         self._database(partition).write(writes)
+
+    def _expire(self, partition: int, writes: WriteBatch, before_s: int) -> None:
+        """Delete the ids of the oldest batches that were remembered before that time."""
+        expired = 0
+        for key, entry in self._database(partition).items(from_key=self._oldest.get(partition, BATCH_PREFIX)):
+            if not key.startswith(BATCH_PREFIX):
+                return
+            if len(key) != BATCH_KEY_BYTES:
+                continue
+            self._oldest[partition] = key
+            if expired == EXPIRED_BATCHES_MAX or SECONDS.unpack_from(entry)[0] >= before_s:
+                return
+            for at in range(SECONDS.size, len(entry), KEY_BYTES):
+                writes.delete(entry[at : at + KEY_BYTES])
+            writes.delete(key)
+            expired += 1
 
     def forget(self, partition: int) -> None:
         """Delete the partition's state: it belongs to another incarnation of the topic."""
@@ -145,6 +171,7 @@ class Seen(faust.Table[bytes, bytes]):
 
     def release(self, partition: int) -> None:
         """Close the partition's database, so that another worker on this machine may open it."""
+        self._oldest.pop(partition, None)
         database = self._store_of._dbs.pop(partition, None)  # noqa: SLF001
         if database is not None:
             database.close()

@@ -1,7 +1,7 @@
 """What tracking remembers: the event ids it has seen.
 
-Key: hash of tenant and event id. Value: the offset that first carried it. Retention: the dedupe window, dropped by
-RocksDB's own TTL. Changelog: the source topic and its DLQ; a lost table is read anew from there, and the window must
+Key: hash of tenant and event id. Value: the offset that first carried it. Retention: the dedupe window, after
+which a batch's ids are deleted together. Changelog: the source topic and its DLQ; a lost table is read anew from there, and the window must
 fit the topic's retention (the worker refuses to start when it does not).
 """
 

@@ -2,6 +2,7 @@
 
 import os
 import time
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -14,8 +15,14 @@ from tests.support.workers import Fleet, Worker
 QUIET_S = 90.0
 FULL = os.environ.get("FULL") == "1"  # many seeds instead of a few: for a night, not for a commit
 
+# How tests/fault/mutants.py is started. It cannot be imported here: it makes a worker of the environment.
+MUTANTS = "tests.fault.mutants"
+VARIANT = "FAULT_VARIANT"
+FROZEN = "frozen"  # the mark that the freezing worker leaves, beside those of the failpoints
+
 COLUMNS = ("fault", "fired", "accepted", "rows", "missing", "duplicates", "in DLQ", "recovery s", "verdict")
 LINES: list[tuple[object, ...]] = []
+KEPT = ""  # the home of a run that failed
 
 
 @dataclass(slots=True)
@@ -34,8 +41,16 @@ class Case:
 
     def __post_init__(self) -> None:
         self.fleet.rearm()
-        self.traffic = Traffic(self.channel, seed=hash(self.fault))
+        self.traffic = Traffic(self.channel, zlib.crc32(self.fault.encode()))
         self._dead_since = self.oracle.dead_ends()
+
+    def spread(self, tenants: int) -> None:
+        """Other tenants, so many, before anything was sent: as many partitions work side by side."""
+        self.traffic = Traffic(self.channel, zlib.crc32(self.fault.encode()), tenants)
+
+    def start_variant(self, variant: str, *, wait: bool = True, **settings: object) -> Worker:
+        """The first worker, with a loop of tests/fault/mutants.py."""
+        return self.fleet.start(module=MUTANTS, environ={VARIANT: variant}, wait=wait, **settings)
 
     def lifted(self) -> None:
         """The fault is over: what follows is recovery."""
@@ -52,17 +67,17 @@ class Case:
         self._write_line(found, recovered_s, "caught" if not found.right else "NOT CAUGHT")
         return found
 
-    def settle(self) -> Finding:
+    def settle(self, check: Callable[[], None] | None = None) -> Finding:
         """Wait until quiet, judge, and require that nothing is missing, twice, or strange."""
-        recovered_s = self._recover()
+        recovered_s = self._recover(check)
         found = self.oracle.judge(self.traffic.history, self.traffic.poison, self._dead_since)
         self._write_line(found, recovered_s, "right" if found.right else "WRONG")
         assert found.right, found
         return found
 
-    def _recover(self) -> float:
+    def _recover(self, check: Callable[[], None] | None = None) -> float:
         began = self.lifted_at or time.monotonic()
-        self.quiet()
+        self.quiet(check=check)
         return time.monotonic() - began
 
     def _write_line(self, found: Finding, recovered_s: float, verdict: str) -> None:

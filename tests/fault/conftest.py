@@ -23,7 +23,7 @@ STORES = ("kafka", "postgres", "clickhouse")
 
 
 @pytest.fixture(scope="session")
-def stack() -> Iterator[Stack]:
+def stack(request: pytest.FixtureRequest) -> Iterator[Stack]:
     # What the caller's shell says about another stack must not reach this one.
     for name in [name for name in os.environ if name.startswith(PREFIX) and name not in STACK_ONLY]:
         del os.environ[name]
@@ -33,8 +33,13 @@ def stack() -> Iterator[Stack]:
         stack.up(STORES)
         yield stack
     finally:
+        stack.kill_everything()  # its folder goes too, so there is nothing to end calmly
         stack.down()
-        shutil.rmtree(home, ignore_errors=True)
+        # The logs of a failed run are all that can tell why.
+        if request.session.testsfailed:
+            cases.KEPT = str(home)
+        else:
+            shutil.rmtree(home, ignore_errors=True)
 
 
 @pytest.fixture(scope="session")
@@ -47,6 +52,7 @@ def fleet(stack: Stack) -> Iterator[Fleet]:
 @pytest.fixture(scope="session")
 def oracle(stack: Stack) -> Iterator[Oracle]:
     oracle = Oracle(stack.settings)
+    oracle.forbid_merges()
     yield oracle
     oracle.close()
 
@@ -90,5 +96,7 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
     """The results, one line a case."""
     if cases.LINES:
         terminalreporter.section("fault suite")
+        if cases.KEPT:
+            terminalreporter.write_line(f"logs are kept in {cases.KEPT}")
         for line in cases.table():
             terminalreporter.write_line(line)

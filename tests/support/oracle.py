@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import httpx
 from aiokafka.errors import KafkaError
 from confluent_kafka import Consumer, KafkaException, TopicPartition
 
@@ -18,14 +19,22 @@ from app.ranges import Range
 from app.settings import GROUP_ID, Settings
 from loadtest.history import History, Verdict
 from loadtest.rows import Rows, verdicts
+from loadtest.traffic import SALES, TRACKING
 from schemas.envelope import header
 from schemas.topics import GATEWAY_RECEIVED, GATEWAY_RECEIVED_DLQ, TRACKING_COLLECTED, TRACKING_COLLECTED_DLQ
 
 MARK = "test_mark"  # header of a poison record: which one it is, whatever else is wrong with it
 ASK_S = 10.0
+EXAMPLES_MAX = 5  # of each kind of fault and tenant
 POLL_S = 0.2
 SOURCES = (TRACKING_COLLECTED, GATEWAY_RECEIVED)
 DEAD = (TRACKING_COLLECTED_DLQ, GATEWAY_RECEIVED_DLQ)
+UNMERGED = {
+    "max_bytes_to_merge_at_max_space_in_pool": 1,
+    "max_bytes_to_merge_at_min_space_in_pool": 1,
+    "parts_to_delay_insert": 100_000,
+    "parts_to_throw_insert": 100_000,
+}
 COORDINATES = (SOURCE_TOPIC, SOURCE_TOPIC_ID, SOURCE_PARTITION, SOURCE_OFFSET)
 
 
@@ -42,6 +51,7 @@ class Finding:
     dead: int
     dead_missing: int
     dead_strange: int
+    examples: tuple[str, ...] = ()  # places of rows that are there twice, and ids that are missing or strange
 
     @property
     def right(self) -> bool:
@@ -57,6 +67,18 @@ class Oracle:
         self._kafka = Consumer(
             {"bootstrap.servers": settings.kafka_url, "group.id": "oracle", "enable.auto.commit": False}
         )
+
+    def forbid_merges(self) -> None:
+        """Keep every row of the event tables as it was inserted, for good.
+
+        Their engine merges rows of equal key in the background: it would hide a range inserted twice from `count()`.
+        """
+        for table in (TRACKING, SALES):
+            name = f"{self._settings.clickhouse_database}.{table}"
+            settings = ", ".join(f"{setting} = {value}" for setting, value in UNMERGED.items())
+            query = f"ALTER TABLE {name} MODIFY SETTING {settings}"
+            answer = httpx.post(self._settings.clickhouse_url, content=query, trust_env=False)
+            assert answer.status_code == 200, answer.text
 
     def close(self) -> None:
         self._rows.close()
@@ -142,4 +164,12 @@ class Oracle:
             dead=len(dead),
             dead_missing=len(poison - set(dead)),
             dead_strange=len(dead) - len(poison & set(dead)),
+            examples=tuple(text for one in found for text in self._examples(one)),
         )
+
+    def _examples(self, verdict: Verdict) -> list[str]:
+        texts = [f"missing {key}" for key in verdict.missing[:EXAMPLES_MAX]]
+        texts += [f"phantom {key}" for key in verdict.phantom[:EXAMPLES_MAX]]
+        if verdict.duplicated:
+            texts += self._rows.places(verdict.stream, list(verdict.duplicated[:EXAMPLES_MAX]))
+        return texts

@@ -70,6 +70,8 @@ class Traffic:
         self._schema = codec.Codec.load().schema(TRACKING_EVENT)
         self._random = random.Random(seed)
         self._sent: list[tuple[str, str]] = []
+        self._began_ms = time.time_ns() // 1_000_000
+        self._copies = 0
         self._lock = threading.Lock()  # a flow in the background and a burst in front share the history
 
     def burst(self, events: int, poisons: int = 3, *, padding: int = 0) -> list[tuple[str, str]]:
@@ -83,6 +85,10 @@ class Traffic:
             self._send(copies, self._poison(poisons), padding)
             self._sent += fresh
         return fresh
+
+    def forget(self) -> None:
+        """Send no more duplicates of what was sent so far."""
+        self._sent.clear()
 
     def again(self, events: Sequence[tuple[str, str]]) -> None:
         """Send another copy of each of these."""
@@ -147,7 +153,9 @@ class Traffic:
         return Record(TRACKING_COLLECTED.name, tenant.encode(), self._value(tenant, event_id, padding), headers)
 
     def _value(self, tenant: str, event_id: str, padding: int) -> bytes:
-        now_ms = time.time_ns() // 1_000_000
+        # No two copies share a time: ReplacingMergeTree would merge them and hide the second.
+        self._copies += 1
+        now_ms = self._began_ms + self._copies
         event = {
             "tenant_id": tenant,
             "event_id": event_id,

@@ -22,7 +22,8 @@ from infra.local.ports import free_port
 READY_S = 60.0  # a start takes 3 s on two idle cores
 EXIT_S = 60.0
 POLL_S = 0.05
-TAIL_LINES = 30
+TAIL_LINES = 12
+CHARACTERS_MAX = 400
 MODULE = "agents.worker"
 
 # Small batches, so that a burst of some hundred events makes several; a short session, so that a takeover is quick.
@@ -93,6 +94,12 @@ class Worker:
         except subprocess.TimeoutExpired:
             raise AssertionError(f"{self.name} has not ended within {timeout_s:.0f} s\n{self.tail()}") from None
 
+    def run_for(self, seconds: float) -> None:
+        """Let it work for a while; AssertionError when it ends by itself."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            status = self.process.wait(seconds)
+            raise AssertionError(f"{self.name} ended with {status}\n{self.tail()}")
+
     def kill(self) -> int:
         """SIGKILL, and the exit status."""
         self.signal(signal.SIGKILL)
@@ -114,8 +121,8 @@ class Worker:
 
     def tail(self) -> str:
         """The end of the log, for a failure."""
-        lines = self.log.read_text("utf-8", "replace").splitlines()[-TAIL_LINES:]
-        return f"--- end of {self.log} ---\n" + "\n".join(line[:500] for line in lines)
+        lines = [line for line in self.log.read_text("utf-8", "replace").splitlines() if '"[^' not in line]
+        return f"--- end of {self.log} ---\n" + "\n".join(line[:CHARACTERS_MAX] for line in lines[-TAIL_LINES:])
 
 
 class Fleet:
@@ -129,11 +136,20 @@ class Fleet:
         self.workers: dict[str, Worker] = {}
         self._started = 0
 
-    def start(self, name: str = "w0", *, module: str = MODULE, wait: bool = True, **settings: object) -> Worker:
+    def start(
+        self,
+        name: str = "w0",
+        *,
+        module: str = MODULE,
+        environ: Mapping[str, str] | None = None,
+        wait: bool = True,
+        **settings: object,
+    ) -> Worker:
         """A new process; one of that name must have ended. `settings` become AFLUENTE_* names."""
         assert name not in self.workers or not self.workers[name].alive
         self._started += 1
-        worker = Worker(name, self._environment(name, settings), self.logs / f"{self._started:03}-{name}.log", module)
+        whole = {**self._environment(name, settings), **(environ or {})}
+        worker = Worker(name, whole, self.logs / f"{self._started:03}-{name}.log", module)
         self.workers[name] = worker
         return worker.await_ready() if wait else worker
 

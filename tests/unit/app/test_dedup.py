@@ -214,6 +214,32 @@ async def test_forgetting_and_releasing_are_safe_to_repeat(seen: Seen) -> None:
     assert seen.applied(0) is None
 
 
+async def test_compaction_drops_no_id_of_the_window(seen: Seen) -> None:
+    """A database that was opened again keeps every id when RocksDB compacts: what it forgets comes in twice."""
+    for number, key in enumerate(KEYS):
+        seen.remember(0, {key: number}, Applied("id", number))
+        seen.release(0)
+    seen._database(0).compact_range(None, None)
+    assert seen.known(0, KEYS) == {key: number for number, key in enumerate(KEYS)}
+    assert seen.applied(0) == Applied("id", len(KEYS) - 1)
+
+
+async def test_ids_leave_after_the_window(seen: Seen) -> None:
+    """State is bounded: batches older than the window go, oldest first, with later writes, and younger ones stay."""
+    seen.window_s = -1
+    for number, key in enumerate(KEYS[:3]):
+        seen.remember(0, {key: number}, Applied("id", number))
+    assert seen.known(0, KEYS) == {KEYS[2]: 2}
+    seen.window_s = 3600
+    seen.remember(0, {KEYS[3]: 3}, Applied("id", 3))
+    assert seen.known(0, KEYS) == {KEYS[2]: 2, KEYS[3]: 3}
+    seen.release(0)
+    seen.window_s = -1
+    seen.remember(0, {}, Applied("id", 4))
+    assert seen.known(0, KEYS) == {}
+    assert sorted(seen._database(0).keys()) == [APPLIED_KEY]
+
+
 def recovered(seen: Seen, home: Path, cut_bytes: int) -> tuple[dict[bytes, int], Applied | None]:
     """What a restart finds when a crash has lost the last bytes of the write-ahead log."""
     again = Seen(create_app(Settings(home=home)), SeenTable("tracking-collected-seen", window_hours=1))

@@ -1,0 +1,87 @@
+"""Workers come, go, die and freeze while records flow: every partition has one owner, and a former one cannot write."""
+
+import signal
+
+import pytest
+
+from schemas.topics import GATEWAY_RECEIVED, TRACKING_COLLECTED
+from tests.fault.case import FROZEN, Case
+from tests.support.workers import Worker, poll
+
+PARTITIONS = TRACKING_COLLECTED.partitions + GATEWAY_RECEIVED.partitions
+EVENTS_A_SECOND = 300
+LONE, SPARE = "w0", "w1"
+
+
+def share(workers: list[Worker]) -> bool:
+    """Whether these workers own every partition, each of them once."""
+    owned = [partition for worker in workers for partition in worker.assigned()]
+    return len(owned) == len(set(owned)) == PARTITIONS and all(worker.assigned() for worker in workers)
+
+
+def test_one_two_four_one(case: Case) -> None:
+    """1 -> 2 -> 4 -> 1 workers under traffic: nothing is lost, and early ids are known to the last owner."""
+    fleet, traffic = case.fleet, case.traffic
+    fleet.ensure(LONE)
+    early = traffic.burst(300)
+    with traffic.flowing(EVENTS_A_SECOND):
+        fleet.start(SPARE)
+        poll(lambda: share([fleet.workers[name] for name in (LONE, SPARE)]), "two workers share the partitions")
+        fleet.start("w2", wait=False)
+        fleet.start("w3", wait=False)
+        four = [fleet.workers[name] for name in (LONE, SPARE, "w2", "w3")]
+        poll(lambda: share(four), "four workers share the partitions")
+        for worker in four:
+            worker.await_ready()
+        four[3].signal(signal.SIGTERM)
+        four[1].kill()
+        assert four[3].await_exit() == 0
+        four[2].signal(signal.SIGTERM)
+        assert four[2].await_exit() == 0
+        case.lifted()
+        poll(lambda: share(four[:1]), "the last worker owns everything")
+    case.fired = "2 SIGTERM, 1 SIGKILL"
+    traffic.again(early)
+    case.settle()
+    assert fleet.workers[LONE].alive
+
+
+@pytest.mark.parametrize("place", ["before_insert", "in_insert"])
+def test_frozen_beyond_its_session(case: Case, place: str) -> None:
+    """A worker that wakes up after its partitions were given away finishes its insert and changes nothing."""
+    fleet, traffic = case.fleet, case.traffic
+    fleet.kill_all()
+    if place == "before_insert":
+        frozen = case.start_variant("freezes")
+        traffic.burst(300)
+        poll(lambda: fleet.fired(FROZEN), "the worker has frozen itself")
+    else:
+        frozen = fleet.start(LONE)
+        case.stack.kill("clickhouse", signal.SIGSTOP)
+        traffic.burst(300)
+        poll(case.oracle.pending, "a range is open")
+        frozen.signal(signal.SIGSTOP)
+        case.stack.kill("clickhouse", signal.SIGCONT)
+    pending = case.oracle.pending()
+    assert pending
+    case.fired = f"{len(pending)} ranges open"
+    heir = fleet.start(SPARE)
+    poll(lambda: share([heir]), "the heir owns everything")
+    traffic.burst(150)
+    case.quiet()
+    before = case.oracle.positions()
+    case.lifted()
+    frozen.signal(signal.SIGCONT)
+    poll(lambda: was_fenced(frozen), f"the former owner is told\n{frozen.tail()}")
+    assert all(at >= before[tp][0] for tp, (at, _) in case.oracle.positions().items())
+    traffic.burst(150)
+    poll(lambda: share([frozen, heir]), "both share the partitions again")
+    case.settle()
+    assert frozen.alive
+
+
+def was_fenced(worker: Worker) -> bool:
+    """Whether its log says that what it had in flight was no longer its own."""
+    words = ("fenced", "revoked in flight", "revoked before")
+    return any(str(line.get("event", "")).startswith(words) for line in worker.lines())
+

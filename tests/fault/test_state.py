@@ -1,0 +1,92 @@
+"""The dedupe state is a function of the source topic: lost, it is rebuilt; of another topic, it is dropped."""
+
+import shutil
+
+from confluent_kafka.admin import AdminClient
+
+from app.batch import TP
+from infra.local import topics as cluster
+from schemas.topics import TRACKING_COLLECTED
+from tests.fault.case import Case
+from tests.support.workers import Worker, poll
+
+REBUILT = "dedupe state rebuilt"
+EVENTS = 200
+
+
+def first_line(worker: Worker, event: str) -> int:
+    """The number of its first log line of that event."""
+    return next(number for number, line in enumerate(worker.lines()) if line.get("event") == event)
+
+
+def test_state_deleted(case: Case) -> None:
+    """Rebuilt before a record is taken: old ids are duplicates again, ids of poison are free for a replay."""
+    fleet, traffic = case.fleet, case.traffic
+    fleet.ensure()
+    old = traffic.burst(450)
+    freed = [*traffic.poisoned("bad_wire_format", 2), *traffic.poisoned("refused_by_clickhouse", 2)]
+    case.quiet()
+    fleet.kill_all()
+    shutil.rmtree(fleet.home / "worker" / "w0")
+    traffic.again(old)
+    for event_id in freed:
+        traffic.corrected(traffic.tenants[0], event_id)
+    case.lifted()
+    worker = fleet.start()
+    rebuilt = worker.lines(REBUILT)
+    case.fired = f"{len(rebuilt)} partitions rebuilt"
+    case.settle()
+    assert sum(line["records"] for line in rebuilt) >= len(old)
+    assert first_line(worker, REBUILT) < first_line(worker, "batch")
+    dropped = sum(line["duplicates"] for line in worker.lines("batch"))
+    assert dropped == len(old), "every old id was known, and no id of poison"
+
+
+def recreate(case: Case) -> None:
+    """Delete the source topic and make it again: the same name and offsets, another topic."""
+    admin = cluster.admin_client(case.stack.settings)
+    delete(admin, TRACKING_COLLECTED.name)
+    found = cluster.read_cluster(admin, [TRACKING_COLLECTED])
+    changes = cluster.plan([TRACKING_COLLECTED], found, case.stack.settings, force=False)
+    cluster.apply(admin, [TRACKING_COLLECTED], changes, case.stack.settings)
+
+
+def delete(admin: AdminClient, name: str) -> None:
+    """Delete a topic and wait until the cluster has forgotten it."""
+    for future in admin.delete_topics([name]).values():
+        future.result()
+    poll(lambda: name not in cluster.read_cluster(admin, [TRACKING_COLLECTED]), "the topic is gone")
+
+
+def carry_one_batch(case: Case, variant: str = "") -> None:
+    """One tenant's records as one batch from offset 0 on: the same bounds in every incarnation of the topic."""
+    case.fleet.kill_all()
+    recreate(case)
+    case.traffic.burst(EVENTS, poisons=0)
+    if variant:
+        case.start_variant(variant, wait=False, batch_rows_max=10 * EVENTS)
+    else:
+        case.fleet.start(wait=False, batch_rows_max=10 * EVENTS)
+    case.quiet()
+
+
+def bounds(worker: Worker) -> list[tuple[int, int, int]]:
+    """Partition, first and last of each batch that it finished."""
+    return [(line["partition"], line["first"], line["last"]) for line in worker.lines("batch")]
+
+
+def test_topic_recreated(case: Case) -> None:
+    """The new topic's records arrive although former ones had the same offsets in the same batches."""
+    del case.traffic.tenants[1:]
+    carry_one_batch(case)
+    before = bounds(case.fleet.workers["w0"])
+    case.traffic.forget()  # another topic has another memory
+    case.lifted()
+    carry_one_batch(case)
+    after = bounds(case.fleet.workers["w0"])
+    assert before == after
+    assert len(before) == 1
+    case.fired = f"offsets {before[0][1]}-{before[0][2]} twice"
+    case.settle()
+    tp = TP(TRACKING_COLLECTED.name, before[0][0])
+    assert case.oracle.positions()[tp] == (before[0][2] + 1, None)

@@ -6,8 +6,7 @@ concatenation of its fields (Avro 1.11 specification, "Complex Types" and "Objec
 
 import io
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 import fastavro
 
@@ -23,8 +22,7 @@ SOURCE_FIELDS: Final = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
+class Row(NamedTuple):
     """One row: the offset of its record and the Avro datum of its table's subject."""
 
     offset: int

@@ -84,4 +84,3 @@ def was_fenced(worker: Worker) -> bool:
     """Whether its log says that what it had in flight was no longer its own."""
     words = ("fenced", "revoked in flight", "revoked before")
     return any(str(line.get("event", "")).startswith(words) for line in worker.lines())
-

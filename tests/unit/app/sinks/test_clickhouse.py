@@ -3,7 +3,6 @@
 import io
 import socket
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from typing import Any
 
 import fastavro
@@ -159,7 +158,7 @@ async def test_half_a_datum_takes_nothing_from_its_neighbours(damages: list[Call
     """A datum too long or too short shifts every row behind it: it goes alone, and no row gets a wrong source."""
     sound = rows_of([False] * len(damages))
     rows = [
-        replace(one, datum=damage(one.datum)) if damage else one for one, damage in zip(sound, damages, strict=True)
+        one._replace(datum=damage(one.datum)) if damage else one for one, damage in zip(sound, damages, strict=True)
     ]
     server = Server(COLUMNS, wrong)
     async with serving(server) as sink:

@@ -1,7 +1,6 @@
-/* Afluente: clicks and pageviews of this page.
-   <script async src="https://EDGE/afluente.js" data-key="afw_..." data-consent-ads="true"></script>
-   data-auto="off": no automatic pageview. data-clicks="all": every link, not only those that leave the site or carry
-   data-afluente. From scripts: afluente.track("pageview", {...}), afluente.track("initiate_checkout", {...}). */
+/* Afluente: <script async src="https://EDGE/afluente.js" data-key="afw_..." data-consent-ads="true"></script>
+   data-auto="off": no pageview by itself. data-clicks="all": inner links too, not only those that leave.
+   afluente.track("initiate_checkout", {value: 9.9, currency: "BRL"}) */
 (function (w, d) {
   "use strict";
   var me = d.currentScript;
@@ -12,15 +11,14 @@
 
   function id() {
     if (w.crypto && crypto.randomUUID) return crypto.randomUUID();
-    var b = crypto.getRandomValues(new Uint8Array(16)), s = "";
-    for (var i = 0; i < 16; i++) s += (b[i] + 256).toString(16).slice(1);
-    return s;
+    var b = crypto.getRandomValues(new Uint8Array(16));
+    return Array.from(b, function (x) { return (x + 256).toString(16).slice(1); }).join("");
   }
-  /* Private windows throw at storage: the session then lasts for the page. */
+  /* Private windows throw: then it lasts for the page. */
   function keep(store, name, make) {
     var v;
     try { v = store().getItem(name); } catch (e) { v = null; }
-    if (!v && (v = make())) try { store().setItem(name, v); } catch (e) { /* kept for this page */ }
+    if (!v && (v = make())) try { store().setItem(name, v); } catch (e) {}
     return v || undefined;
   }
   function cookie(name) {
@@ -31,7 +29,7 @@
   function local() { return w.localStorage; }
   function param(name) { return keep(local, "afl_" + name, function () { return q.get(name); }); }
   ["fbclid", "gclid", "click_id"].forEach(function (n) {
-    if (q.get(n)) try { local().setItem("afl_" + n, q.get(n)); } catch (e) { /* read from the address */ }
+    if (q.get(n)) try { local().setItem("afl_" + n, q.get(n)); } catch (e) {}
   });
   var session = keep(function () { return w.sessionStorage; }, "afl_session", id);
 
@@ -49,7 +47,6 @@
     if (ads) e.consent_ads = ads === "true";
     for (var n in more || {}) e[n] = more[n];
     var to = base + "/track/batch?k=" + encodeURIComponent(key), body = JSON.stringify([e]);
-    /* text/plain needs no preflight and outlives the page. */
     if (!(navigator.sendBeacon && navigator.sendBeacon(to, body)))
       fetch(to, { method: "POST", body: body, keepalive: true, credentials: "omit" }).catch(function () {});
     return e.event_id;
@@ -58,7 +55,9 @@
     var a = ev.target && ev.target.closest && ev.target.closest("a[href]");
     if (!a || !/^https?:/.test(a.href)) return;
     if (a.host !== w.location.host || a.hasAttribute("data-afluente") || me.getAttribute("data-clicks") === "all")
-      track("click", { properties: { href: a.href.slice(0, 4096), label: a.getAttribute("data-afluente") || undefined } });
+      track("click", {
+        properties: { href: a.href.slice(0, 4096), label: a.getAttribute("data-afluente") || undefined }
+      });
   }, true);
   w.afluente = { track: track, session: session };
   if (me.getAttribute("data-auto") !== "off") track("pageview");

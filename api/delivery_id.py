@@ -36,7 +36,9 @@ def _from_body(gateway: str, raw: bytes) -> str | None:
         return None
     if not isinstance(document, dict):
         return None
-    return _kiwify(document) if gateway == "kiwify" else _text(document.get("id"))
+    if gateway == "kiwify":
+        return _kiwify(document)
+    return _text(document.get("event_id" if gateway == "generic" else "id"))
 
 
 def _kiwify(document: dict[str, Any]) -> str | None:

@@ -1,6 +1,7 @@
 """The entry of the edge: builds its parts in order, mounts its routes, serves. `python -m api.main`."""
 
 import signal
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -77,6 +78,10 @@ def main() -> None:
     """Serve until SIGTERM; requests in progress are answered first."""
     settings = Settings.load()
     logs.configure(settings.log_level)
+    try:
+        settings.master_key_bytes  # noqa: B018 - asked for its error, before anything is started
+    except ValueError as error:
+        sys.exit(f"the edge does not start: {error}")
     # uvicorn drains, then raises the signal it got once more for whoever started it: let that end with status 0.
     allow_connections(settings.edge_connections_max)
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -104,8 +104,8 @@ async def summary(
     edge = edge_of(request)
     query = (
         # `by` is one of three words, checked above; everything else is bound.
-        f"SELECT toStartOfInterval(occurred_at, INTERVAL 1 {by}, 'UTC') AS start, event_type, count() AS events,"  # noqa: S608
-        " uniqExactIf(session_id, session_id != '') AS sessions"
+        f"SELECT toStartOfInterval(occurred_at, INTERVAL 1 {by}, 'UTC') AS start, event_type,"  # noqa: S608
+        " count() AS events, uniqExactIf(session_id, session_id != '') AS sessions"
         f" FROM {edge.store.database}.tracking_events WHERE tenant_id = {{tenant:UUID}}"
         " AND occurred_at >= fromUnixTimestamp64Milli({since:Int64}, 'UTC')"
         " AND occurred_at < fromUnixTimestamp64Milli({until:Int64}, 'UTC')"

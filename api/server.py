@@ -64,17 +64,17 @@ class BoundedProtocol(HttpToolsProtocol):
             self._answer_deadline.cancel()
         super().connection_lost(exc)
 
-    def data_received(self, data: bytes) -> None:
+    def data_received(self, received: bytes) -> None:
         """Bytes; while they are a head that does not end, they are counted."""
         if self._refused or self.transport.is_closing():
             return
         self.idle.pop(self, None)
         self._ended_here = False
-        super().data_received(data)
+        super().data_received(received)
         # The parser keeps an unfinished header to itself, so what it has swallowed is counted here. A read in which a
         # request ended is left out: nobody knows how much of it is the next head, and it is one read at most.
         if self._in_head and not self._ended_here:
-            self._unparsed_bytes += len(data)
+            self._unparsed_bytes += len(received)
             if self._unparsed_bytes > HEAD_BYTES_MAX:
                 self._refuse(431, "Request Header Fields Too Large")
 

@@ -48,6 +48,18 @@ class Version:
         return f"{self.subject}/{self.number}"
 
 
+def read_datum(version: Version, datum: bytes, reader: Any = None) -> Any:
+    """The record in `datum`, in the shape of `reader` when there is one. Poison unless it is exactly one datum."""
+    stream = io.BytesIO(datum)
+    try:
+        record = fastavro.schemaless_reader(stream, version.parsed, reader)
+    except _BAD_DATUM as error:
+        raise Poison("bad_wire_format", f"not a datum of {version.name}: {type(error).__name__}") from error
+    if left := len(datum) - stream.tell():
+        raise Poison("bad_wire_format", f"{left} bytes are left after the datum of {version.name}")
+    return record
+
+
 class Schema:
     """The latest version of a subject: writes that version, reads every version of the subject into it."""
 
@@ -77,15 +89,7 @@ class Schema:
     def decode(self, value: bytes) -> dict[str, Any]:
         """The record in the shape of the latest version, whichever version of this subject wrote it."""
         version = self.written_by(value)
-        stream = io.BytesIO(value)
-        stream.seek(_PREFIX.size)
-        try:
-            record = fastavro.schemaless_reader(stream, version.parsed, self._reader_schema(version))
-        except _BAD_DATUM as error:
-            raise Poison("bad_wire_format", f"not a datum of {version.name}: {type(error).__name__}") from error
-        if stream.tell() != len(value):
-            left = len(value) - stream.tell()
-            raise Poison("bad_wire_format", f"{left} bytes are left after the datum of {version.name}")
+        record = read_datum(version, value[_PREFIX.size :], self._reader_schema(version))
         if not isinstance(record, dict):
             raise Poison("bad_wire_format", f"{version.name} is not a record schema")
         return record

@@ -29,7 +29,8 @@ VIEW_BYTES: Final = 64 << 10  # of a value that is shown; more is no reading for
 
 DLQ_TOPICS: Final = tuple(topic.name for topic in TOPICS if topic.name.endswith(DLQ_SUFFIX))
 _IDENTITY: Final = re.compile(
-    r"(?P<topic>[A-Za-z0-9._-]{1,249})/(?P<partition>[0-9]{1,9})/(?P<offset>[0-9]{1,18})(@(?P<topic_id>[\w-]{1,64}))?"
+    r"(?P<topic>[A-Za-z0-9._-]{1,249})/(?P<partition>[0-9]{1,9})/(?P<offset>[0-9]{1,18})"
+    r"(@(?P<topic_id>[A-Za-z0-9+/=_-]{1,64}))?"
 )
 
 Report = Callable[[int, int], None]  # records read, records there are
@@ -171,7 +172,9 @@ def entry_of(record: Message) -> Entry:
     )
 
 
-def gather(records: Sequence[Message], selection: Selection, into: dict[Identity, Entry]) -> int:
+def gather(
+    records: Sequence[Message], selection: Selection, into: dict[Identity, Entry], entries_max: int = SELECTED_MAX
+) -> int:
     """Add the entries that are meant to `into`, each once. Returns how many records are no entries."""
     unreadable = 0
     for record in records:
@@ -185,8 +188,8 @@ def gather(records: Sequence[Message], selection: Selection, into: dict[Identity
         copies = into[entry.identity].copies + 1 if entry.identity in into else 1
         # The last copy counts: it is the one that retention keeps longest.
         into[entry.identity] = replace(entry, copies=copies)
-        if len(into) > SELECTED_MAX:
-            raise TooMany(f"more than {SELECTED_MAX:,} entries are meant: narrow them by time, reason or tenant")
+        if len(into) > entries_max:
+            raise TooMany(f"more than {entries_max:,} entries are meant: narrow them by time, reason or tenant")
     return unreadable
 
 

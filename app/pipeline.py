@@ -29,14 +29,16 @@ from app import codec, dlq, failpoints, inspection
 from app.batch import TP, RecordBatch
 from app.codec import Version
 from app.dedup import Applied, Seen, SeenTable, first_carriers
-from app.errors import Backpressure, Fenced
+from app.errors import Backpressure, Fenced, Poison
 from app.lifecycle import stop_loudly
 from app.outputs import Events, Outputs
 from app.producer import NotProduced, Producer
 from app.progress import Progress
 from app.ranges import Range, token
 from app.settings import Settings
-from app.sinks.clickhouse import ClickHouseSink, Row
+from app.sinks.clickhouse import ClickHouseSink
+from app.sinks.container import Row
+from app.sinks.restoring import restore
 from app.telemetry import metrics
 from app.transport import Consumer
 from schemas.rows import Rows
@@ -86,6 +88,7 @@ class Work:
     kept: list[inspection.Inspected] = field(default_factory=list)
     fresh: dict[bytes, int] = field(default_factory=dict)
     dead: list[dlq.Dead] = field(default_factory=list)
+    repeated: bool = False  # the insert at hand may have happened before
 
 
 class Loop:
@@ -188,7 +191,8 @@ class Loop:
         by_offset = {one.record.offset: one.record for one in work.kept}
         for table, version, rows in self.blocks(work, outputs):
             name = token(self.pipeline.name, table, version.id, work.span, namespace)
-            refused = await self._persist(tp, partial(self.parts.sink.insert, table, version, tp, rows, name))
+            work.repeated = work.batch.replayed
+            refused = await self._persist(tp, partial(self._insert, work, table, version, rows, name))
             for offset, poison in refused:
                 work.dead.append(dlq.Dead(by_offset[offset], poison, 6, inspection.tenant(by_offset[offset])))
             metrics.INSERTED.labels(self.pipeline.name, table).inc(len(rows) - len(refused))
@@ -201,6 +205,18 @@ class Loop:
             await self._persist(tp, partial(self.parts.producer.send_many, entries))
         if failpoints.armed:
             failpoints.hit("6_write")
+
+    async def _insert(
+        self, work: Work, table: str, version: Version, rows: list[Row], name: str
+    ) -> list[tuple[int, Poison]]:
+        """One insert; one that may have been tried before is looked after, since its token alone proves nothing."""
+        repeated, work.repeated = work.repeated, True
+        refused = await self.parts.sink.insert(table, version, work.batch.tp, rows, name)
+        if repeated:
+            gone = {offset for offset, _ in refused}
+            left = [row for row in rows if row.offset not in gone]
+            await restore(self.parts.sink, table, version, work.batch.tp, left, token=name)
+        return refused
 
     @staticmethod
     def blocks(work: Work, outputs: Outputs) -> list[tuple[str, Version, list[Row]]]:

@@ -20,13 +20,14 @@ from app import inspection, progress, source
 from app.batch import TP, RecordBatch
 from app.codec import Version, schema
 from app.dedup import Gap, dead_offsets, first_carriers
-from app.errors import Backpressure
+from app.errors import Backpressure, Poison
 from app.outputs import Events
 from app.ownership import describe
 from app.pipeline import Loop, Pipeline, Work
 from app.ranges import Range, token
 from app.settings import GROUP_ID, Settings
-from app.sinks.clickhouse import ClickHouseSink, Row
+from app.sinks.clickhouse import ClickHouseSink
+from app.sinks.container import Row
 from app.stored import Counts, EventKey, Stored
 
 # Timestamps are the producers' and so not in order: this far behind a later one an earlier one is still looked for.
@@ -63,8 +64,7 @@ class Plan:
 
 @dataclass(slots=True)
 class Outcome:
-    """What a replay found: every record that was read is counted under one of the names but the last two, which
-    count rows: a record may lead to several, or to none."""
+    """What a replay found: the first five count records, each once; the next three count rows."""
 
     outside: int = 0  # of the window
     dead: int = 0  # in the DLQ
@@ -134,9 +134,7 @@ class Replay:
         self.outcome.after = {table: await self._stored.counts(table) for table in tables}
         return self.outcome
 
-    async def carry(
-        self, tp: TP, records: Sequence[source.SourceRecord], dead: set[int], *, dry_run: bool
-    ) -> None:
+    async def carry(self, tp: TP, records: Sequence[source.SourceRecord], dead: set[int], *, dry_run: bool) -> None:
         """One chunk through the steps of the loop, the ones that touch Kafka left out."""
         outcome, window = self.outcome, self.plan.window
         inside = [one for one in records if window.since_ms <= one.timestamp < window.until_ms]
@@ -185,7 +183,8 @@ class Replay:
             stop=stop_after_delay(RETRY_STOP_S),
             reraise=True,
         )
-        refused = await retrying(self._sink.insert, table, version, (span.topic, span.partition), rows, name)
+        place = (span.topic, span.partition)
+        refused: list[tuple[int, Poison]] = await retrying(self._sink.insert, table, version, place, rows, name)
         self.outcome.refused += len(refused)
 
 

@@ -51,7 +51,7 @@ class Settings(BaseSettings):
     # The worker.
     worker_id: str = Field(default="0", pattern=r"^[A-Za-z0-9_.-]{1,64}$", description="static group member")
     batch_rows_max: int = Field(default=50_000, ge=1, le=500_000, description="records in one batch")
-    batch_bytes_max: int = Field(default=32 << 20, ge=1 << 10, le=256 << 20, description="bytes in one batch")
+    batch_bytes_max: int = Field(default=32 << 20, ge=1 << 10, le=96 << 20, description="bytes in one batch")
     buffer_bytes_max: int = Field(default=128 << 20, ge=1 << 20, le=8 << 30, description="fetched, not yet taken")
     linger_ms: int = Field(default=200, ge=0, le=60_000, description="how long a batch waits to fill")
     dedupe_window_hours: int = Field(default=72, ge=1, le=8760, description="how long an event id is known")

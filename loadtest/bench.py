@@ -64,11 +64,11 @@ async def _latency(address: str, traffic: Traffic, rows: Rows) -> list[float]:
             stop.set()
             await probes
             deadline = time.monotonic() + UNSEEN_S
-            while any(probe.seen is None for probe in drive.probes.values()) and time.monotonic() < deadline:  # noqa: ASYNC110
+            while drive.unseen and time.monotonic() < deadline:  # noqa: ASYNC110 - the watcher sets no event
                 await asyncio.sleep(0.1)
             done.set()
-    if any(probe.seen is None for probe in drive.probes.values()):
-        raise RuntimeError(f"some of {len(drive.probes)} events were not queryable after {UNSEEN_S} s")
+    if drive.unseen:
+        raise RuntimeError(f"{drive.unseen} of {len(drive.probes)} events were not queryable after {UNSEEN_S} s")
     return drive.latencies_ms()
 
 

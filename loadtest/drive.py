@@ -18,6 +18,7 @@ from loadtest.rows import Rows
 from loadtest.traffic import Request, Traffic, settle
 
 TIMEOUT_S = 10.0  # the edge answers within 2 s whatever hangs
+UNSEEN_S = 2.0  # a probe that is a row is found by the next look
 POLL_S = 0.02  # between two looks for probes: the error of a measurement is at most this and one query
 
 
@@ -38,6 +39,11 @@ class Drive:
     history: History
     probes: dict[str, Probe] = field(default_factory=dict)
     requests: int = 0
+
+    @property
+    def unseen(self) -> int:
+        """Probes that no query has found yet."""
+        return sum(probe.seen is None for probe in self.probes.values())
 
     async def send(self, request: Request) -> bool:
         """One request. True when all of it was accepted."""
@@ -75,9 +81,14 @@ class Drive:
         await asyncio.gather(*running)
 
     async def watch(self, rows: Rows, stream: Stream, done: asyncio.Event) -> None:
-        """Looks for the probes until told that all that can be seen has been."""
-        while not done.is_set():
+        """Looks for the probes until told that all that will be a row is one; then once more for each."""
+        last_look = float("inf")
+        while True:
             waiting = [event_id for event_id, probe in self.probes.items() if probe.seen is None]
+            if done.is_set():
+                last_look = min(last_look, time.monotonic() + UNSEEN_S)
+                if not waiting or time.monotonic() > last_look:
+                    return
             if waiting:
                 found = await asyncio.to_thread(rows.present, stream, waiting)
                 now = time.monotonic()

@@ -5,9 +5,7 @@ delivery that got two event ids by mistake shows as a duplicate too.
 """
 
 import ipaddress
-import time
 import uuid
-from collections.abc import Callable
 from urllib.parse import urlsplit
 
 import httpx
@@ -18,7 +16,6 @@ from loadtest.traffic import SALES, TRACKING
 
 KEYS = {TRACKING: "event_id", SALES: "concat(order_id, '/', event_type)"}
 QUERY_TIMEOUT_S = 30.0
-POLL_S = 0.2  # between two counts while rows arrive
 ERROR_CHARACTERS_MAX = 500
 LOOPBACK_NAMES = frozenset({"localhost"})
 
@@ -99,20 +96,6 @@ class Rows:
         if answer.is_error:
             raise NoAnswer(f"ClickHouse answered {answer.status_code}: {answer.text[:ERROR_CHARACTERS_MAX]}")
         return answer.text.splitlines()
-
-
-def await_rows(
-    rows: Rows, history: History, timeout_s: float, told: Callable[[int, int], None] = lambda _seen, _due: None
-) -> None:
-    """Waits until every promised event is a row, or the time is over; the verdict says which."""
-    promised = {stream: len(history.promised(stream)) for stream in history.streams}
-    deadline = time.monotonic() + timeout_s
-    while True:
-        seen = {stream: min(rows.counts(stream)[1], due) for stream, due in promised.items()}
-        told(sum(seen.values()), sum(promised.values()))
-        if seen == promised or time.monotonic() > deadline:
-            return
-        time.sleep(POLL_S)
 
 
 def verdicts(rows: Rows, history: History) -> list[Verdict]:

@@ -14,7 +14,7 @@ from confluent_kafka import Consumer, Producer, TopicPartition
 
 from app import codec
 from app.settings import Settings
-from app.sinks.clickhouse import Row, container, container_header
+from app.sinks.container import Row, container, container_header
 from infra.local.stack import Stack
 from schemas.envelope import headers
 from schemas.topics import TRACKING_COLLECTED

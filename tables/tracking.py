@@ -1,8 +1,8 @@
 """What tracking remembers: the event ids it has seen.
 
-Key: hash of tenant and event id. Value: the offset that first carried it. Retention: the dedupe window, after
-which a batch's ids are deleted together. Changelog: the source topic and its DLQ; a lost table is read anew from there, and the window must
-fit the topic's retention (the worker refuses to start when it does not).
+Key: hash of tenant and event id. Value: the offset that first carried it. Retention: the dedupe window; ids leave it
+batch by batch as new ones are written. Changelog: the source topic and its DLQ; a lost table is read anew from there,
+and the window must fit the topic's retention (the worker refuses to start when it does not).
 """
 
 from app.dedup import SeenTable

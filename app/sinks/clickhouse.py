@@ -3,31 +3,24 @@
 Last stop of an event, step 6 of the loop. Rows travel as one block of an Avro object container: a datum is copied,
 not decoded, and gets its topic, partition and offset appended, which is valid since an Avro record is the
 concatenation of its fields. When the server refuses a block, the rows it objects to are found by asking it again
-with parts of the block and no table behind; they go to the DLQ and the rest is inserted under the same token.
+with parts of the block and no table behind, after those that are no datum at all; they go to the DLQ and the rest
+is inserted under the same token.
 """
 
-import io
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Final
 
 import aiohttp
-import fastavro
 import orjson
 
 from app.codec import Version
 from app.errors import Backpressure, Poison
 from app.settings import Settings
+from app.sinks.container import SOURCE_FIELDS, Row, broken_rows, container, container_header
 
-SYNC: Final = bytes(range(16))  # any 16 bytes: a block of known size needs no random marker to find its end
+OFFSET_CHARACTERS: Final = 21  # 64 bits in decimal, and the end of the line
 CODE_HEADER: Final = "X-ClickHouse-Exception-Code"
 ANSWER_BYTES_MAX: Final = 64 << 10  # an insert answers nothing, a refusal some lines, a table its columns
-
-SOURCE_FIELDS: Final = (
-    {"name": "_topic", "type": "string"},
-    {"name": "_partition", "type": "int"},
-    {"name": "_offset", "type": "long"},
-)
 
 # One batch = one block = one entry in the deduplication log: the block bounds must never split it.
 BLOCK_ROWS_MAX: Final = 1_048_576
@@ -46,7 +39,7 @@ RETRY_CODES: Final = frozenset(
     {3, 159, 164, 173, 198, 202, 203, 209, 210, 225, 236, 241, 242, 243, 252, 285, 286, 319, 394, 425, 439, 745, 999}
 )
 ROW_CODES: Final = frozenset(
-    {6, 25, 26, 27, 32, 33, 38, 41, 53, 69, 70, 72, 117, 130, 131, 190, 321, 349, 376, 407, 441, 467, 1000, 1001}
+    {6, 25, 26, 27, 32, 33, 38, 41, 53, 69, 70, 72, 117, 130, 131, 190, 321, 349, 376, 407, 441, 467, 748, 1000, 1001}
 )
 
 
@@ -56,44 +49,6 @@ class Refused(Exception):  # noqa: N818 - internal: the rows, not the server, ar
     def __init__(self, code: int, text: str) -> None:
         super().__init__(f"code {code}: {text}")
         self.text = text
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One row: the offset of its record and the Avro datum of its table's subject."""
-
-    offset: int
-    datum: bytes
-
-
-def varint(number: int) -> bytes:
-    """Avro's long: zigzag, then seven bits a byte, lowest first (Avro 1.11 specification, "Binary Encoding")."""
-    rest = (number << 1) ^ (number >> 63)
-    out = bytearray()
-    while rest > 0x7F:
-        out.append((rest & 0x7F) | 0x80)
-        rest >>= 7
-    out.append(rest)
-    return bytes(out)
-
-
-def container_header(version: Version) -> bytes:
-    """The head of an object container whose records are that schema's, followed by the source columns."""
-    fields = [*version.parsed["fields"], *SOURCE_FIELDS]
-    out = io.BytesIO()
-    fastavro.writer(out, {**version.parsed, "fields": fields}, [], sync_marker=SYNC)
-    return out.getvalue()
-
-
-def container(header: bytes, topic: str, partition: int, rows: Sequence[Row]) -> bytes:
-    """An object container with one block of `rows`."""
-    name = topic.encode()
-    source = varint(len(name)) + name + varint(partition)
-    parts: list[bytes] = []
-    for row in rows:
-        parts += (row.datum, source, varint(row.offset))
-    body = b"".join(parts)
-    return b"".join((header, varint(len(rows)), varint(len(body)), body, SYNC))
 
 
 class ClickHouseSink:
@@ -107,6 +62,7 @@ class ClickHouseSink:
             self._headers["X-ClickHouse-Key"] = password
         # The client must wait longer than the server: a client that gives up first cannot know what happened.
         self._timeout = aiohttp.ClientTimeout(total=settings.clickhouse_timeout_s, connect=5)
+        self.replicated = bool(settings.clickhouse_cluster)
         self._containers: dict[str, bytes] = {}
         self._structures: dict[str, dict[str, str]] = {}
         self._session: aiohttp.ClientSession | None = None
@@ -126,17 +82,35 @@ class ClickHouseSink:
         if version.name not in self._containers:
             self._containers[version.name] = container_header(version)
         header = self._containers[version.name]
-        try:
-            await self._post(table, version, container(header, *source, rows), token)
-        except Refused as refusal:
+        refusal: Refused | None = None
+        # A datum with bytes too many shifts the rows behind it, and is refused for that; behind the last row is none.
+        if not broken_rows(version, rows[-1:]):
+            try:
+                await self._post(table, version, container(header, *source, rows), token)
+            except Refused as error:
+                refusal = error
+            else:
+                return []
+        # Half a datum borrows from its neighbour: such rows must go before the server can be asked about others.
+        bad = broken_rows(version, rows)
+        if not bad and refusal is not None:
             # The table may have been altered since it was last looked at: rows are judged by what it is now.
             self._structures.pop(table, None)
             bad = await self._refused(table, version, source, rows, refusal)
-            good = [row for row in rows if row.offset not in bad]
-            if good:
-                await self._post(table, version, container(header, *source, good), token)
-            return list(bad.items())
-        return []
+        good = [row for row in rows if row.offset not in bad]
+        later = await self.insert(table, version, source, good, token) if good else []
+        return [*bad.items(), *later]
+
+    async def offsets(self, table: str, source: tuple[str, int], first: int, last: int) -> set[int]:
+        """Which of the source offsets `first..last` have a row in the table."""
+        query = (
+            f"SELECT DISTINCT _offset FROM {self._database}.{table} WHERE _topic = {{topic:String}} "  # noqa: S608
+            "AND _partition = {partition:UInt32} AND _offset BETWEEN {first:UInt64} AND {last:UInt64} FORMAT TSV"
+        )
+        given = {"topic": source[0], "partition": source[1], "first": first, "last": last}
+        parameters = {"query": query, **{f"param_{name}": str(value) for name, value in given.items()}}
+        text = await self._request(parameters, b"", (last - first + 1) * OFFSET_CHARACTERS)
+        return set(map(int, text.split()))
 
     async def _refused(
         self, table: str, version: Version, source: tuple[str, int], rows: Sequence[Row], refusal: Refused
@@ -176,12 +150,12 @@ class ClickHouseSink:
         text = ", ".join(f"{name} {self._structures[table][name]}" for name in names)
         return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
 
-    async def _request(self, parameters: dict[str, str], body: bytes) -> str:
+    async def _request(self, parameters: dict[str, str], body: bytes, bytes_max: int = ANSWER_BYTES_MAX) -> str:
         if self._session is None:
             self._session = aiohttp.ClientSession(timeout=self._timeout, headers=self._headers)
         try:
             async with self._session.post(self._url, params=parameters, data=body) as answer:
-                text = await _text(answer)
+                text = await _text(answer, bytes_max)
                 code = answer.headers.get(CODE_HEADER)
                 status = answer.status
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
@@ -191,14 +165,14 @@ class ClickHouseSink:
         raise _failure(status, code, text)
 
 
-async def _text(answer: aiohttp.ClientResponse) -> str:
-    """The answer's text up to ANSWER_BYTES_MAX; one `read` gives only what the first packet brought."""
+async def _text(answer: aiohttp.ClientResponse, bytes_max: int) -> str:
+    """The answer's text up to a limit; one `read` gives only what the first packet brought."""
     found = bytearray()
     async for chunk in answer.content.iter_any():
         found += chunk
-        if len(found) >= ANSWER_BYTES_MAX:
+        if len(found) >= bytes_max:
             break
-    return found[:ANSWER_BYTES_MAX].decode("utf-8", "replace")
+    return found[:bytes_max].decode("utf-8", "replace")
 
 
 def _failure(status: int, code: str | None, text: str) -> Exception:

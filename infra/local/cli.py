@@ -7,6 +7,7 @@ import typer
 
 from infra.local.commands import (
     demo,
+    dlq,
     down,
     key,
     lag,
@@ -14,6 +15,7 @@ from infra.local.commands import (
     logs,
     migrate,
     parts,
+    replay,
     status,
     tenant,
     topics,
@@ -68,6 +70,8 @@ app.add_typer(topics.app, name="topics", rich_help_panel=OPERATE)
 app.add_typer(tenant.app, name="tenant", rich_help_panel=OPERATE)
 app.add_typer(key.app, name="key", rich_help_panel=OPERATE)
 app.add_typer(webhook.app, name="webhook", rich_help_panel=OPERATE)
+app.add_typer(dlq.app, name="dlq", rich_help_panel=OPERATE)
+app.command("replay", rich_help_panel=OPERATE)(replay.replay)
 app.command("lag", rich_help_panel=OPERATE)(lag.lag)
 app.command("load", rich_help_panel=TRY)(load.load)
 app.command("demo", rich_help_panel=TRY)(demo.demo)

@@ -59,6 +59,8 @@ ERROR_CODE = re.compile(r"Code: (\d+)")
 ERROR_NAME = re.compile(r"\(([A-Z][A-Z0-9_]+)\)(?: \(version [^)]*\))?\s*$")
 PATH_ALLOWED = re.compile(r"[^?&%#'\\\n]+")  # the engine takes its folder inside a URL-like string
 
+ENGINE_ERRORS = (RuntimeError, UnicodeDecodeError)
+
 
 class QueryFailed(Exception):  # noqa: N818 - named as the client sees it
     """The engine said no: its code and its text, as a ClickHouse server would send them."""
@@ -117,7 +119,7 @@ class Engine:
         self._url = f"{folder}?config-file={config}&{options}"
         try:
             self._anchor = connect(self._url)  # the engine lives as long as one connection is open
-        except RuntimeError as error:
+        except ENGINE_ERRORS as error:
             raise ValueError(f"the ClickHouse engine cannot open {folder}: {error}") from error
         row = self.execute(b"SELECT version(), timezone()", {}, "").body.decode().rstrip("\n")
         self.version, self.timezone = row.split("\t")
@@ -132,7 +134,7 @@ class Engine:
             if database:
                 escaped = database.replace("\\", "\\\\").replace("`", "\\`")
                 connection.query(f"USE `{escaped}`", "Null")
-        except RuntimeError as error:
+        except ENGINE_ERRORS as error:
             connection.close()
             raise self.failure(error) from None
         return connection
@@ -152,7 +154,7 @@ class Engine:
                 result_rows=result.rows_read(),
                 elapsed_ns=time.monotonic_ns() - started,
             )
-        except RuntimeError as error:
+        except ENGINE_ERRORS as error:
             raise self.failure(error) from None
         finally:
             connection.close()
@@ -180,9 +182,11 @@ class Engine:
         with contextlib.suppress(QueryFailed):
             self.execute(b"SYSTEM JEMALLOC PURGE", {}, "")
 
-    def failure(self, error: RuntimeError) -> QueryFailed:
+    def failure(self, error: RuntimeError | UnicodeDecodeError) -> QueryFailed:
         """The engine's error as a server words it: with the version at the end."""
-        text = str(error).rstrip()
+        # The engine quotes bytes of the rows it refuses; when they are no UTF-8, chdb fails on its own error text.
+        raw = error.object.decode("utf-8", "replace") if isinstance(error, UnicodeDecodeError) else str(error)
+        text = raw.rstrip()
         return QueryFailed(text if "(version " in text else f"{text} (version {self.version})")
 
     def close(self) -> None:
@@ -202,7 +206,7 @@ class Insert:
         self._connection = engine.session(settings, database)
         try:
             self._handle = self._connection.send_insert(statement, rows_format)
-        except RuntimeError as error:
+        except ENGINE_ERRORS as error:
             self._connection.close()
             raise engine.failure(error) from None
 
@@ -210,7 +214,7 @@ class Insert:
         """Feed a piece, cut anywhere. Closes the insert when the engine refuses it."""
         try:
             self._connection.insert_append(self._handle, rows)
-        except RuntimeError as error:
+        except ENGINE_ERRORS as error:
             self.cancel()
             raise self._engine.failure(error) from None
 
@@ -218,7 +222,7 @@ class Insert:
         """Commit. When this returns, the rows are parts on disk."""
         try:
             result = self._connection.insert_done(self._handle)
-        except RuntimeError as error:
+        except ENGINE_ERRORS as error:
             raise self._engine.failure(error) from None
         finally:
             self._connection.close()

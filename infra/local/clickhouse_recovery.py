@@ -15,7 +15,7 @@ from pathlib import Path
 
 LOGS_FOLDER = "deduplication_logs"
 LOG_NUMBER = re.compile(r"deduplication_log_(\d+)\.txt")
-PART_NAME = re.compile(r"(?P<partition>.+)_(?P<first>\d+)_(?P<last>\d+)_\d+(?:_\d+)?")
+PART_NAME = re.compile(r"(?P<partition>[^_]+)_(?P<first>\d+)_(?P<last>\d+)_\d+(?:_\d+)?")
 ADD, DROP = b"1", b"2"
 BLOCKS_IN_DOUBT = 1_000  # only the newest inserts can have been under way; an older part may be gone by TTL
 log = logging.getLogger("afluente.clickhouse")

@@ -5,6 +5,7 @@ mislead: does this INSERT carry its rows behind it (and where), what is the outp
 `INTO OUTFILE` clause go that sends the answer into our pipe.
 """
 
+import itertools
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ TOKEN = re.compile(
 )
 AFTER_FORMAT = re.compile(rb"[ \t\f]*;?[ \t\f]*\r?\n?")  # the engine's own rule: rows start after at most one newline
 NAMES_FOLLOW = frozenset({b"INTO", b"TABLE", b"FROM", b"JOIN", b"AS", b".", b","})  # a keyword here is an identifier
+OPENING = frozenset({b"'", b'"', b"`", b"$"})  # alone they are the start of something whose end has not arrived
 OUTPUT_STATEMENTS = frozenset({b"SELECT", b"WITH", b"FROM", b"(", b"SHOW", b"DESCRIBE", b"DESC", b"EXPLAIN", b"EXISTS"})
 
 
@@ -79,12 +81,13 @@ def insert_head(sql: bytes, *, complete: bool) -> InsertHead | None:
     previous = b""
     expects_format_name = None
     for token in tokens(sql):
+        if not complete and (token.end == len(sql) or token.text in OPENING or previous + token.text == b"/*"):
+            return None  # a word, a string or a comment that goes on in the next chunk
         if expects_format_name is not None:
-            # A name that touches the end may go on in the next chunk, and so may the newline behind it.
-            if token.end == len(sql) and not complete:
-                return None
             rows = AFTER_FORMAT.match(sql, token.end)
             assert rows is not None
+            if rows.end() == len(sql) and not complete:
+                return None  # the newline before the rows may be in the next chunk
             name = sql[token.start : token.end].decode()
             return InsertHead(sql[: expects_format_name.start], name, rows.end())
         is_keyword = token.is_word and previous not in NAMES_FOLLOW
@@ -132,13 +135,13 @@ def output_clause(sql: bytes, default_format: str) -> OutputClause | None:
         significant.pop()
     if not significant or significant[0].text not in OUTPUT_STATEMENTS:
         return None
+    if any(one.text == b"INTO" and next_.text == b"OUTFILE" for one, next_ in itertools.pairwise(significant)):
+        raise StatementRefused(358, "INTO_OUTFILE_NOT_ALLOWED", "INTO OUTFILE is not allowed")
     end = significant[-1].end
     for index in range(len(significant) - 2, 0, -1):
         token, name, before = significant[index], significant[index + 1], significant[index - 1]
         if token.depth or not token.is_word:
             continue
-        if token.text == b"INTO" and name.text == b"OUTFILE":
-            raise StatementRefused(358, "INTO_OUTFILE_NOT_ALLOWED", "INTO OUTFILE is not allowed")
         if token.text != b"FORMAT" or not name.is_word or before.text in NAMES_FOLLOW:
             continue
         if index + 2 == len(significant) or significant[index + 2].text == b"SETTINGS":

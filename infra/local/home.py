@@ -4,6 +4,7 @@ import fcntl
 import json
 import os
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ ROOT = Path(__file__).resolve().parents[2]
 HOME_MODE = 0o711
 PRIVATE_DIR_MODE = 0o700
 PRIVATE_FILE_MODE = 0o600
+LOCK_POLL_S = 0.05
 
 
 def cache_dir() -> Path:
@@ -35,18 +37,32 @@ def write_private(path: Path, text: str) -> None:
 
 
 @contextmanager
-def locked(folder: Path, *, wait: bool = True) -> Iterator[bool]:
-    """Holds the kernel's lock on a folder. It ends with its process, so that a kill leaves nothing to clear away."""
+def locked(folder: Path, *, deadline_s: float | None = None) -> Iterator[bool]:
+    """Holds the kernel's lock on a folder. It ends with its process, so that a kill leaves nothing to clear away.
+
+    Without a deadline it waits as long as it takes; with one, the body runs without the lock (False) after it.
+    """
     handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError:
-            yield False
-            return
-        yield True
+        yield _take(handle, deadline_s)
     finally:
         os.close(handle)
+
+
+def _take(handle: int, deadline_s: float | None) -> bool:
+    if deadline_s is None:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        return True
+    deadline = time.monotonic() + deadline_s
+    while True:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(LOCK_POLL_S)
+        else:
+            return True
 
 
 def read_json(path: Path) -> dict[str, Any]:

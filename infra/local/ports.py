@@ -1,12 +1,15 @@
 """Ports of the embedded stack: checked before anything starts, so that a taken one is a sentence and not a trace."""
 
 import socket
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import psutil
 
 from infra.local.faults import Fault
+
+POLL_S = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +53,13 @@ def holder(port: int) -> str:
         return f"{psutil.Process(pid).name()} (pid {pid})" if pid else "another process"
     except psutil.Error:
         return "another process"
+
+
+def await_release(needs: Sequence[Need], timeout_s: float) -> None:
+    """Gives processes that were just killed the time to let go: threads of a dead process hold its sockets a while."""
+    deadline = time.monotonic() + timeout_s
+    while time.monotonic() < deadline and not all(is_free(need.host, need.port) for need in needs):
+        time.sleep(POLL_S)
 
 
 def check(needs: Sequence[Need]) -> None:

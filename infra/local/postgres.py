@@ -16,6 +16,7 @@ from app.settings import Settings
 from infra.local.environment import APP_ROLE, DATABASE, OWNER_ROLE, PASSWORD_BYTES, password_of
 from infra.local.home import Home
 from infra.local.launch import CannotLaunch, Launch, give_to_unprivileged, unprivileged
+from infra.local.record import is_alive
 
 COMMAND_TIMEOUT_S = 120  # initdb takes 2 s on two idle cores
 CONFIGURATION = {
@@ -118,12 +119,17 @@ def _initialise(home: Home, settings: Settings) -> None:
 
 
 def _forget_dead_server(home: Home) -> None:
-    """Removes a postmaster.pid whose number now belongs to another program: PostgreSQL would take it for a server."""
+    """Removes a postmaster.pid whose number belongs to no server of this cluster.
+
+    PostgreSQL itself looks at the number alone. After a crash that may be another program's by now, or a process that
+    has ended and that nobody has asked about (in containers without an init that does).
+    """
     path = _cluster(home) / "postmaster.pid"
     try:
         pid = int(path.read_text(encoding="utf-8").splitlines()[0])
-        if psutil.Process(pid).name() == "postgres":
-            return  # its own checks know better: the server may be dying still
+        process = psutil.Process(pid)
+        if is_alive(process) and str(_cluster(home)) in process.cmdline():
+            return  # it may be dying still: the next attempt will tell
     except (FileNotFoundError, ValueError, IndexError, psutil.Error):
         pass
     path.unlink(missing_ok=True)

@@ -35,9 +35,17 @@ class Identity:
             process = psutil.Process(self.pid)
             if abs(process.create_time() - self.created) > CREATED_TOLERANCE_S:
                 return None
-            return None if process.status() == psutil.STATUS_ZOMBIE else process
         except psutil.Error:
             return None
+        return process if is_alive(process) else None
+
+
+def is_alive(process: psutil.Process) -> bool:
+    """Whether this very process runs. One that has ended and whose parent has not asked about it does not."""
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.Error:
+        return False
 
 
 @dataclass(slots=True)
@@ -120,7 +128,7 @@ def leftovers(home: Home) -> list[psutil.Process]:
     own = psutil.Process().pid
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error, OSError):
-            if process.environ().get(STACK_MARK) == str(home.root) and process.status() != psutil.STATUS_ZOMBIE:
+            if process.environ().get(STACK_MARK) == str(home.root) and is_alive(process):
                 found[process.pid] = process
     found.pop(own, None)
     return list(found.values())

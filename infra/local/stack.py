@@ -25,6 +25,7 @@ from infra.local.record import (
     PartRecord,
     Wish,
     changing_wishes,
+    is_alive,
     leftovers,
     living_supervisor,
     read_state,
@@ -98,12 +99,16 @@ class Stack:
         names = self._checked(only)
         settings = self.prepare()
         running = self._running()
+        ended = 0
         if not running:
-            self._end_leftovers()
+            ended = self._end_leftovers()
             self.home.wanted_file.unlink(missing_ok=True)
         up_already = [part.name for part in PARTS if part.name in names and _runs(running.get(part.name))]
         occupied = {name for name, record in running.items() if record.state not in {"stopped", "failed"}}
-        ports.check([part.need(settings) for part in PARTS if part.name in names and part.name not in occupied])
+        needs = [part.need(settings) for part in PARTS if part.name in names and part.name not in occupied]
+        if ended:
+            ports.await_release(needs, KILL_TIMEOUT_S)
+        ports.check(needs)
         with changing_wishes(self.home) as wishes:
             for name in names:
                 _ask(wishes, name, run=True)
@@ -148,8 +153,9 @@ class Stack:
                 stderr=output, env=process_environ(self.home, self.environ), cwd=ROOT, start_new_session=True,
             )  # fmt: skip
         deadline = time.monotonic() + SUPERVISOR_START_S
-        while not living_supervisor(self.home):
-            if process.poll() not in {None, 0} or time.monotonic() > deadline:
+        # It forks when all is well, so its first process has an end of its own.
+        while process.poll() is None or not living_supervisor(self.home):
+            if process.returncode or time.monotonic() > deadline:
                 raise StackError("The supervisor did not start:\n" + self.tail("supervisor"))
             time.sleep(POLL_S)
 
@@ -185,9 +191,9 @@ class Stack:
                 if not alive or (name in records and records[name].state == "stopped"):
                     told.add(name)
                     report(name)
-            with contextlib.suppress(psutil.TimeoutExpired):
-                supervisor.wait(POLL_S)
+            if not is_alive(supervisor):
                 return
+            time.sleep(POLL_S)
 
     def _end_leftovers(self) -> int:
         """Kills what a dead supervisor has left. There is nobody to ask nicely: their pipes and peers are gone."""
@@ -195,7 +201,7 @@ class Stack:
         for process in found:
             with contextlib.suppress(psutil.Error):
                 process.kill()
-        _, alive = psutil.wait_procs(found, timeout=KILL_TIMEOUT_S)
+        alive = _await_ends(found)
         if alive:
             pids = ", ".join(str(process.pid) for process in alive)
             raise StackError(f"These processes of the stack cannot be ended: {pids}.")
@@ -236,7 +242,7 @@ class Stack:
         for process in found:
             with contextlib.suppress(psutil.Error):
                 process.kill()
-        psutil.wait_procs(found, timeout=KILL_TIMEOUT_S)
+        _await_ends(found)
 
     def wait(self, name: str, restarts: int, timeout_s: float = UP_TIMEOUT_S) -> PartRecord:
         """Waits until a part runs again after so many restarts in all."""
@@ -335,6 +341,14 @@ def _ask(wishes: dict[str, Wish], name: str, *, run: bool, environ: dict[str, st
     former = wishes.get(name, Wish())
     wishes[name] = Wish(run, former.nonce + 1, former.environ if environ is None else environ)
     return wishes[name].nonce
+
+
+def _await_ends(processes: list[psutil.Process]) -> list[psutil.Process]:
+    """Waits until all of them have ended. Returns those that have not."""
+    deadline = time.monotonic() + KILL_TIMEOUT_S
+    while (alive := [each for each in processes if is_alive(each)]) and time.monotonic() < deadline:
+        time.sleep(POLL_S)
+    return alive
 
 
 def _runs(record: PartRecord | None) -> bool:

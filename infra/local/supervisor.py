@@ -16,8 +16,9 @@ from infra.local.environment import current_environ, load_settings
 from infra.local.home import Home, locked
 from infra.local.keeper import Keeper, log
 from infra.local.parts import PARTS, stop_waves
-from infra.local.record import Identity, Wish, read_wishes, write_state
+from infra.local.record import Identity, Wish, living_supervisor, read_wishes, write_state
 
+LOCK_TIMEOUT_S = 10.0  # the former supervisor of this home may be on its last lines
 TICK_S = 0.1  # how soon a wish of the command line is seen; one stat() each time
 ROTATE_EVERY_TICKS = 50
 LOG_BYTES_MAX = 10 << 20  # a log file is rotated above this
@@ -110,11 +111,16 @@ class Supervisor:
 def main() -> int:
     """0 after an orderly stop, and when another supervisor has this home already."""
     home = Home.here()
-    with locked(home.run, wait=False) as mine:
+    if living_supervisor(home):
+        return 0
+    with locked(home.run, deadline_s=LOCK_TIMEOUT_S) as mine:
         if not mine:
             log("another supervisor has this home")
-            return 0
+            return 1
         settings = load_settings(home, current_environ())
+        # The child goes on, with the lock: nobody's child, so that whoever called `up` need not wait for its end.
+        if os.fork() != 0:
+            os._exit(0)
         log(f"supervising {home.root}, pid {os.getpid()}")
         asyncio.run(Supervisor(home, settings).run())
     return 0

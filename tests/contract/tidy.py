@@ -30,7 +30,15 @@ BANNED_WORDS = frozenset({"data", "info", "obj", "tmp", "message", "payload", "j
 OWN_PACKAGES = ("app", "agents", "tables", "schemas", "api", "infra", "loadtest")
 # Names that a library looks up: its protocol spells them, not we.
 FOREIGN_NAMES = frozenset(
-    {"tmp_path", "tmp_path_factory", "data_received", "on_message_begin", "on_message_complete", "_batch_message"}
+    {
+        "tmp_path",
+        "tmp_path_factory",
+        "data_received",
+        "on_message_begin",
+        "on_message_complete",
+        "_batch_message",
+        "log_message",
+    }
 )
 # Where a failure without a name is caught and the process goes on, and why that is right there.
 CATCH_ALL_FILES = {

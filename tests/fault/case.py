@@ -1,4 +1,4 @@
-"""One case of the fault suite: its workers, its traffic, its verdict, and its line in the table at the end of the run."""
+"""One case of the fault suite: its workers, its traffic, its verdict, and its line in the table of the run."""
 
 import os
 import time

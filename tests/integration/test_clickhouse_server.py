@@ -1,4 +1,4 @@
-"""The ClickHouse of the embedded stack keeps the promises of a real server to clickhouse-connect, curl and the worker."""
+"""The ClickHouse of the embedded stack keeps a real server's promises to clickhouse-connect, curl and the worker."""
 
 import datetime as dt
 import gzip
@@ -143,7 +143,8 @@ def test_an_avro_insert_is_one_block_and_its_token_counts_once(server: ClickHous
 def test_one_token_covers_every_month_of_its_batch(server: ClickHouseServer) -> None:
     """A batch that spans table partitions is deduplicated part by part: a retry completes, it never doubles."""
     server.query(
-        f"CREATE TABLE default.months (a UInt64, d Date) ENGINE = MergeTree PARTITION BY toYYYYMM(d) ORDER BY a {WINDOW}"
+        f"CREATE TABLE default.months (a UInt64, d Date) ENGINE = MergeTree PARTITION BY toYYYYMM(d)"
+        f" ORDER BY a {WINDOW}"
     )
     rows = b"1,2026-01-31\n2,2026-02-01\n3,2026-03-01\n"
     for _ in range(3):
@@ -261,7 +262,9 @@ def test_statements_come_in_every_shape(server: ClickHouseServer, table: str) ->
     server.http.post("/", params={"query": f"INSERT INTO {table} FORMAT CSV"}, content=chunks).raise_for_status()
     server.query(f"INSERT INTO {table} SELECT number + 1000, 's' FROM numbers(10)")
     assert counted(server, table) == (1_009, 1_009)
-    by_both = server.http.post("/", params={"query": "SELECT b"}, content=f"FROM {table} WHERE a IN (1, 2, 4) ORDER BY a")
+    by_both = server.http.post(
+        "/", params={"query": "SELECT b"}, content=f"FROM {table} WHERE a IN (1, 2, 4) ORDER BY a"
+    )
     assert by_both.text == "x;y\nformat\nq\n"
     assert server.query("SELECT 1 AS x, 'FORMAT JSON' AS y -- FORMAT XML", default_format="JSONEachRow") == (
         '{"x":1,"y":"FORMAT JSON"}'
@@ -327,7 +330,7 @@ def test_memory_is_bounded_and_given_back(server: ClickHouseServer, table: str) 
 
 
 def test_curl_inserts_and_reads(server: ClickHouseServer, table: str, tmp_path: Path) -> None:
-    """curl with a piped file and compression, as in every ClickHouse tutorial."""
+    """A piped file with compression goes in by curl, as in every ClickHouse tutorial."""
     rows = tmp_path / "rows.csv.gz"
     rows.write_bytes(gzip.compress(b"1,a\n2,b\n"))
     curl = ["curl", "-sS", "--fail-with-body", "--user", f"default:{PASSWORD}"]

@@ -4,26 +4,56 @@ import base64
 import gzip
 import hashlib
 import hmac
+import http.server
 import json
+import threading
+import uuid
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import httpx
 import pytest
 from standardwebhooks import Webhook
 
 from app.codec import Codec
-from tests.support.edge_parts import Parts, new_tenant, problem
+from tests.support.edge_parts import Parts, new_tenant, problem, wait_for
 
 CODEC = Codec.load()
 STANDARD_SECRET = "whsec_" + base64.b64encode(b"k" * 32).decode()
 
 
+class Collector(http.server.BaseHTTPRequestHandler):
+    """Receives OTLP spans over HTTP, as any collector does."""
+
+    received: ClassVar[list[bytes]] = []
+
+    def do_POST(self) -> None:
+        self.received.append(self.rfile.read(int(self.headers["Content-Length"])))
+        self.send_response(200)
+        self.end_headers()
+
+    def log_request(self, *_: object) -> None:
+        pass
+
+
 @pytest.fixture(scope="module")
-def parts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Parts]:
-    running = Parts(Path(tmp_path_factory.mktemp("edge")), AFLUENTE_CREDENTIAL_CACHE_S="0")
+def collector() -> Iterator[str]:
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Collector)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+
+
+@pytest.fixture(scope="module")
+def parts(tmp_path_factory: pytest.TempPathFactory, collector: str) -> Iterator[Parts]:
+    environ = {
+        "AFLUENTE_CREDENTIAL_CACHE_S": "0",
+        "AFLUENTE_OTLP_ENDPOINT": collector,
+        "OTEL_BSP_SCHEDULE_DELAY": "200",
+    }
+    running = Parts(Path(tmp_path_factory.mktemp("edge")), **environ)
     try:
         running.start_kafka()
         running.start_postgres()
@@ -352,7 +382,7 @@ class TestWebhooks:
                 b'{"order_id":"o1","webhook_event_type":"order_approved","order_status":"paid"}',
                 "kiwify:o1:order_approved:paid",
             ),
-            ("generic", b'{"id":"g1"}', "generic:g1"),
+            ("generic", b'{"event_id":"g1"}', "generic:g1"),
             ("generic", b"not json \xff", f"generic:sha256:{hashlib.sha256(b'not json ' + bytes([255])).hexdigest()}"),
             ("standard", b'{"type":"sale"}', "standard:msg_1"),
         ],
@@ -414,6 +444,17 @@ class TestWebhooks:
         """404 says which gateways there are."""
         found = problem(self.post(parts, seller, "paypal", b"{}"), 404, "unknown_gateway")
         assert "kiwify" in found["message"]
+
+
+def test_a_trace_goes_on_through_the_headers(parts: Parts, tenant: dict[str, str], client: httpx.Client) -> None:
+    """The caller's trace id is in the record's headers, with the edge's own span, and the collector hears of it."""
+    trace_id = uuid.uuid4().hex
+    headers = {"traceparent": f"00-{trace_id}-00f067aa0ba902b7-01"}
+    assert client.post("/track/click", json={"event_id": "traced"}, headers=headers).status_code == 202
+    carried = tracked(parts)[tenant["tenant_id"], "traced"]["_headers"]["traceparent"].decode().split("-")
+    assert carried[1] == trace_id
+    assert carried[2] != "00f067aa0ba902b7"
+    wait_for(lambda: any(bytes.fromhex(trace_id) in sent for sent in Collector.received), "the span is exported")
 
 
 class TestAround:

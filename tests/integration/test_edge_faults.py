@@ -3,6 +3,7 @@
 import asyncio
 import concurrent.futures
 import contextlib
+import json
 import os
 import signal
 import socket
@@ -18,6 +19,10 @@ import pytest
 from tests.support.edge_parts import Parts, new_tenant, problem, wait_for
 
 PROMISE_S = 2.0
+LIMITS = {
+    "AFLUENTE_EDGE_IN_FLIGHT_BYTES_MAX": str(16 << 20),
+    "AFLUENTE_EDGE_CONNECTIONS_MAX": "400",
+}
 SLACK_S = 1.5  # a shared machine of two cores; the promise itself is held by the edge's own timer
 HEAD_S = 5.0
 
@@ -28,7 +33,7 @@ def parts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Parts]:
     try:
         running.start_kafka()
         running.start_postgres()
-        running.start_edge(AFLUENTE_EDGE_IN_FLIGHT_BYTES_MAX=str(16 << 20))
+        running.start_edge(**LIMITS)
         running.wait_ready()
         yield running
     finally:
@@ -86,7 +91,9 @@ def test_without_kafka_the_answer_is_503_in_time_and_never_a_false_yes(
         else:
             broker.send_signal(signal.SIGCONT)
     parts.wait_ready()
-    again = wait_for(lambda: click(parts, tenant, f"{how.name}-again").status_code == 202, "the edge takes events again")
+    again = wait_for(
+        lambda: click(parts, tenant, f"{how.name}-again").status_code == 202, "the edge takes events again"
+    )
     assert again
     assert accepted | {f"{how.name}-again"} <= ids(parts)
 
@@ -142,7 +149,9 @@ def test_a_hanging_postgres_does_not_hang_health_or_known_keys(parts: Parts, ten
         answer = click(parts, tenant, "hang-1")
         assert answer.status_code == 202
         assert answer.elapsed.total_seconds() < PROMISE_S + SLACK_S
-        wait_for(lambda: httpx.get(f"{parts.edge_url}/health/ready").json()["missing"] == ["postgres"], "ready names it")
+        wait_for(
+            lambda: httpx.get(f"{parts.edge_url}/health/ready").json()["missing"] == ["postgres"], "ready names it"
+        )
         assert httpx.get(f"{parts.edge_url}/health/ready").elapsed.total_seconds() < 1
     finally:
         for process in stopped:
@@ -172,22 +181,19 @@ def closed_by_the_edge(connection: socket.socket) -> bool:
     return True
 
 
-@pytest.mark.parametrize(
-    "head",
-    [
+def test_three_hundred_half_open_connections_are_cut(parts: Parts, tenant: dict[str, str]) -> None:
+    """Silent clients, half heads and half bodies, even when they dribble, are all cut; an honest one is served."""
+    heads = (
         b"",
         b"POST /track/click HTTP/1.1\r\nHost: x\r\nX-Slow: ",
-        b"POST /track/click HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\nX-Write-Key: {key}\r\n\r\n{{",
-    ],
-    ids=["silent", "half a head", "half a body"],
-)
-def test_three_hundred_half_open_connections_are_cut(parts: Parts, tenant: dict[str, str], head: bytes) -> None:
-    """Slow clients, even when they dribble, are all cut by the deadlines, and an honest one is served all along."""
-    head = head.replace(b"{key}", tenant["write_key"].encode()).replace(b"{{", b"{")
+        b"POST /track/click HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\nX-Write-Key: "
+        + tenant["write_key"].encode()
+        + b"\r\n\r\n{",
+    )
     slow = []
-    for _ in range(300):
+    for n in range(300):
         connection = socket.create_connection(("127.0.0.1", parts.settings.edge_port), timeout=10)
-        connection.sendall(head)
+        connection.sendall(heads[n % 3])
         slow.append(connection)
     served = 0
 
@@ -208,7 +214,34 @@ def test_three_hundred_half_open_connections_are_cut(parts: Parts, tenant: dict[
         connection.close()
     # Nothing of them is left in the process.
     edge = psutil.Process(parts.processes["edge"].pid)
-    wait_for(lambda: len([c for c in edge.net_connections("tcp") if c.status == "ESTABLISHED" and c.raddr]) < 50, "freed")
+    wait_for(
+        lambda: len([c for c in edge.net_connections("tcp") if c.status == "ESTABLISHED" and c.raddr]) < 50, "freed"
+    )
+
+
+def test_when_all_places_are_taken_idle_connections_give_way(parts: Parts, tenant: dict[str, str]) -> None:
+    """More silent connections than there are places do not keep an honest client out, not even for a deadline."""
+    silent = [socket.create_connection(("127.0.0.1", parts.settings.edge_port), timeout=10) for _ in range(450)]
+    assert click(parts, tenant, "among-the-silent").status_code == 202
+    for connection in silent:
+        connection.close()
+
+
+def test_requests_sent_at_once_are_answered_in_turn(parts: Parts, tenant: dict[str, str]) -> None:
+    """Pipelined requests on one connection, bodies included, each get their answer, in order."""
+    one = b"POST /track/click HTTP/1.1\r\nHost: x\r\nX-Write-Key: %s\r\nContent-Length: %d\r\n\r\n%s"
+    bodies = [json.dumps({"event_id": f"pipe-{n}", "url": "x" * 2_000}).encode() for n in range(20)]
+    raw = b"".join(one % (tenant["write_key"].encode(), len(body), body) for body in bodies)
+    raw += b"GET /health/live HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", parts.settings.edge_port), timeout=10) as connection:
+        connection.sendall(raw)
+        answer = b""
+        while chunk := connection.recv(65_536):
+            answer += chunk
+    assert answer.count(b"HTTP/1.1 202 ") == 20
+    assert answer.endswith(b'{"live":true}')
+    places = [answer.index(f'"pipe-{n}"'.encode()) for n in range(20)]
+    assert places == sorted(places)
 
 
 def test_heads_are_capped_in_size_and_count(parts: Parts) -> None:
@@ -245,7 +278,7 @@ def test_sigterm_answers_what_it_took(parts: Parts, tenant: dict[str, str]) -> N
             each.result()
     assert set(accepted) <= ids(parts)
     parts.processes.pop("edge")
-    parts.start_edge()
+    parts.start_edge(**LIMITS)
     parts.wait_ready()
 
 
@@ -269,7 +302,7 @@ def test_a_killed_edge_leaves_no_false_yes(parts: Parts, tenant: dict[str, str])
             each.result()
     assert set(accepted) <= ids(parts)
     parts.stop("edge")
-    parts.start_edge()
+    parts.start_edge(**LIMITS)
     parts.wait_ready()
 
 

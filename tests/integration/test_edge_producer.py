@@ -50,7 +50,7 @@ async def test_confirmed_records_are_in_the_topic_in_order(parts: Parts, produce
 
 
 async def test_a_hanging_broker_is_reported_in_time_and_recovered_from(parts: Parts, producer: Producer) -> None:
-    """A broker that hangs past every timeout costs NotProduced within the promised time, and the same producer goes on."""
+    """A broker that hangs past every timeout costs NotProduced in time, and the same producer goes on."""
     await producer.send_many(records("before-", 1))
     broker = parts.processes["kafka"]
     broker.send_signal(signal.SIGSTOP)

@@ -17,6 +17,7 @@ import httpx
 from confluent_kafka import Consumer, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
 
+from app.migrate import SCHEMAS, read_migrations, render
 from app.settings import Settings
 from infra.local import kafka, postgres
 from infra.local.environment import load_settings, write_env_file
@@ -93,18 +94,9 @@ class Parts:
         self._start("clickhouse", Launch([sys.executable, "-m", "infra.local.clickhouse"]))
         url = self.settings.clickhouse_url
         wait_for(lambda: httpx.get(f"{url}/ping").status_code == 200, "ClickHouse answers")
-        for path in sorted((ROOT / "schemas" / "clickhouse").glob("*.sql")):
-            text = path.read_text()
-            for name, value in {
-                "database": self.settings.clickhouse_database,
-                "on_cluster": "",
-                "replicated": "",
-                "dedupe_window": "non_replicated_deduplication_window",
-            }.items():
-                text = text.replace(f"{{{name}}}", value)
-            for statement in text.split(";\n"):
-                if statement.strip():
-                    self.clickhouse(statement)
+        for migration in read_migrations(SCHEMAS / "clickhouse"):
+            for statement in render(migration, self.settings):
+                self.clickhouse(statement)
 
     def clickhouse(self, query: str) -> str:
         answer = httpx.post(self.settings.clickhouse_url, content=query, timeout=START_S)

@@ -1,4 +1,4 @@
-"""Real Faust workers as child processes, for tests that start, stop, freeze and kill them; and the pollers they need."""
+"""Real Faust workers as child processes, for tests that start, freeze and kill them; and the pollers they need."""
 
 import contextlib
 import json

@@ -21,6 +21,7 @@ from infra.local.record import living_supervisor
 from infra.local.stack import Stack, StackError
 from infra.local.terminal import AsJson, err, out, print_fault, print_json
 from loadtest import deadletters, report
+from loadtest.drain import Drain, await_rows
 from loadtest.drive import Drive, percentiles
 from loadtest.history import History, Outcome, Stream, Verdict
 from loadtest.rows import NoAnswer, Rows, verdicts
@@ -47,6 +48,7 @@ class Run:
     back_at: float = 0.0
     killed_pid: int = 0
     dead: int = 0
+    left: int = 0
 
 
 def demo(
@@ -67,13 +69,15 @@ def demo(
         found, run, drive = _prove(stack)
     finally:
         if not was_up and not keep:
-            err.print("Stopping the stack …", style="dim")
+            _say("Stopping the stack …")
             stack.down()
-    figures = _figures(found, run, drive, time.monotonic() - began)
+    figures = figures_of(found, run, drive, time.monotonic() - began)
     if as_json:
         print_json(figures)
     else:
         out.print(_table(figures))
+        if run.left:
+            print_fault(f"{run.left:,} records are not consumed after {DRAIN_TIMEOUT_S:.0f} s: no final verdict.")
         for sentence in report.faults(found):
             print_fault(sentence)
     return 0 if figures["right"] else 1
@@ -98,27 +102,34 @@ async def _drive(stack: Stack, sender: Sender, rows: Rows) -> tuple[list[Verdict
     sending, watching = asyncio.Event(), asyncio.Event()
     limits = httpx.Limits(max_connections=CONNECTIONS, max_keepalive_connections=CONNECTIONS)
     address = f"http://127.0.0.1:{settings.edge_port}"
+
+    def told(seen: int, due: int) -> None:
+        progress.update(bar, completed=seen, total=due)
+
     columns = (TextColumn("{task.description:<44}"), BarColumn(), TimeElapsedColumn())
-    async with httpx.AsyncClient(base_url=address, limits=limits, timeout=10.0, trust_env=False) as client:
-        drive = Drive(client, Traffic(sender, seed=time.time_ns()), history)
-        with Progress(*columns, console=err, transient=True) as progress:
-            bar = progress.add_task("traffic", total=None)
-            async with asyncio.TaskGroup() as group:
-                group.create_task(drive.watch(rows, Stream(sender.tenant_id, TRACKING), watching))
-                sends = [
-                    group.create_task(drive.repeat(REQUESTS_PER_S, lambda: _one(drive), sending)),
-                    group.create_task(drive.repeat(PROBES_PER_S, drive.probe, sending)),
-                    group.create_task(_show(progress, bar, drive)),
-                ]
-                try:
-                    await _break(stack, drive, run)
-                finally:
-                    sending.set()
-                await asyncio.gather(*sends[:2])
-                await _drain(drive, rows, progress, bar)
-                watching.set()
-                sends[2].cancel()
-        run.dead = await asyncio.to_thread(deadletters.count, settings, sender.tenant_id, since_ms)
+    with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as progress:
+        bar = progress.add_task("traffic", total=None)
+        async with (
+            httpx.AsyncClient(base_url=address, limits=limits, timeout=10.0, trust_env=False) as client,
+            asyncio.TaskGroup() as group,
+        ):
+            drive = Drive(client, Traffic(sender, seed=time.time_ns()), history)
+            group.create_task(drive.watch(rows, Stream(sender.tenant_id, TRACKING), watching))
+            shown = group.create_task(_show(progress, bar, drive))
+            sends = [
+                group.create_task(drive.repeat(REQUESTS_PER_S, lambda: _one(drive), sending)),
+                group.create_task(drive.repeat(PROBES_PER_S, drive.probe, sending)),
+            ]
+            await _break(stack, drive, run)
+            sending.set()
+            await asyncio.gather(*sends)
+            _say("Sent. Waiting for the last rows …")
+            run.left = await asyncio.to_thread(
+                lambda: await_rows(rows, history, Drain(settings), DRAIN_TIMEOUT_S, told)
+            )
+            watching.set()
+            shown.cancel()
+    run.dead = await asyncio.to_thread(deadletters.count, settings, sender.tenant_id, since_ms)
     return verdicts(rows, history), run, drive
 
 
@@ -128,28 +139,18 @@ async def _one(drive: Drive) -> None:
 
 async def _break(stack: Stack, drive: Drive, run: Run) -> None:
     """The faults: a webhook nobody can read, and the worker killed without a word."""
+    _say("Sending clicks, pageviews, checkouts, batches and signed webhooks, a tenth of them twice …")
     await asyncio.sleep(WARM_S)
     for _ in range(POISONS):
         run.poisons += await drive.send(drive.traffic.poison())
     restarts = stack.records()["worker"].restarts
     run.killed_at = time.monotonic()
     run.killed_pid = await asyncio.to_thread(stack.kill, "worker")
+    _say(f"Worker {run.killed_pid} killed with SIGKILL; the traffic goes on …")
     await asyncio.to_thread(stack.wait, "worker", restarts + 1, BACK_TIMEOUT_S)
     run.back_at = time.monotonic()
+    _say(f"A new worker is ready after {run.back_at - run.killed_at:.1f} s …")
     await asyncio.sleep(AFTER_S)
-
-
-async def _drain(drive: Drive, rows: Rows, progress: Progress, bar: TaskID) -> None:
-    """Until every promised event is a row and every probe was seen, or the time is over."""
-    deadline = time.monotonic() + DRAIN_TIMEOUT_S
-    promised = {stream: len(drive.history.promised(stream)) for stream in drive.history.streams}
-    while time.monotonic() < deadline:
-        seen = {stream: (await asyncio.to_thread(rows.counts, stream))[1] for stream in promised}
-        progress.update(bar, completed=sum(seen.values()), total=sum(promised.values()))
-        unseen = any(probe.seen is None for probe in drive.probes.values())
-        if not unseen and all(seen[stream] >= promised[stream] for stream in promised):
-            return
-        await asyncio.sleep(POLL_S)
 
 
 async def _show(progress: Progress, bar: TaskID, drive: Drive) -> None:
@@ -159,7 +160,11 @@ async def _show(progress: Progress, bar: TaskID, drive: Drive) -> None:
         await asyncio.sleep(POLL_S)
 
 
-def _figures(found: list[Verdict], run: Run, drive: Drive, seconds: float) -> dict[str, Any]:
+def _say(text: str) -> None:
+    err.print(text, style="dim")
+
+
+def figures_of(found: list[Verdict], run: Run, drive: Drive, seconds: float) -> dict[str, Any]:
     """The table's figures and whether they are right."""
     total = {name: sum(getattr(verdict, name) for verdict in found) for name in ("sent", "accepted", "rows")}
     accepted = total["accepted"] + run.poisons
@@ -173,6 +178,7 @@ def _figures(found: list[Verdict], run: Run, drive: Drive, seconds: float) -> di
         and all(verdict.right for verdict in found)
         and run.dead == run.poisons == POISONS
         and broken
+        and not run.left
         and dropped > 0
         and bool(drive.probes)
         and not unseen
@@ -194,6 +200,7 @@ def _figures(found: list[Verdict], run: Run, drive: Drive, seconds: float) -> di
         "produce_to_queryable_ms": percentiles(drive.latencies_ms((run.killed_at, run.back_at))),
         "produce_to_queryable_with_kill_ms": percentiles(drive.latencies_ms()),
         "probes_unseen": unseen,
+        "left_to_consume": run.left,
         "seconds": round(seconds, 1),
         "streams": [verdict.summary() for verdict in found],
     }

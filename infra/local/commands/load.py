@@ -17,9 +17,10 @@ from infra.local.home import ROOT
 from infra.local.stack import Stack
 from infra.local.terminal import AsJson, err, out, print_fault, print_json
 from loadtest import report
+from loadtest.drain import Drain, await_rows
 from loadtest.history import History, Outcome, Verdict, read
 from loadtest.plan import Plan, skewed
-from loadtest.rows import NoAnswer, NotLoopback, Rows, await_rows, require_loopback, verdicts
+from loadtest.rows import NoAnswer, NotLoopback, Rows, require_loopback, verdicts
 from loadtest.tenants import dismiss, hire
 from loadtest.traffic import Sender
 
@@ -66,13 +67,13 @@ def load(
         with tempfile.TemporaryDirectory(prefix="afluente-load-") as folder:
             plan = Plan(senders, str(Path(folder) / "history"), rate / users, seed, weights=skewed(len(senders)))
             history, statistics = _run(plan, Path(folder), edge, users, seconds)
-        found = _check(rows, history)
+        found, left = _check(rows, history, Drain(settings))
     except NoAnswer as silent:
         raise Fault(str(silent)) from None
     finally:
         dismiss(settings, hired)
         rows.close()
-    return _tell(found, statistics, seconds, as_json=as_json)
+    return _tell(found, left, {**statistics, "seconds": seconds}, as_json=as_json)
 
 
 def _run(plan: Plan, folder: Path, edge: str, users: int, seconds: int) -> tuple[History, dict[str, Any]]:
@@ -110,12 +111,14 @@ def _watch(process: subprocess.Popen[bytes], seconds: int) -> None:
             time.sleep(POLL_S)
 
 
-def _check(rows: Rows, history: History) -> list[Verdict]:
+def _check(rows: Rows, history: History, drain: Drain) -> tuple[list[Verdict], int]:
     columns = (TextColumn("rows in ClickHouse"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=err, transient=True) as progress:
         bar = progress.add_task("rows", total=None)
-        await_rows(rows, history, DRAIN_TIMEOUT_S, lambda seen, due: progress.update(bar, completed=seen, total=due))
-    return verdicts(rows, history)
+        left = await_rows(
+            rows, history, drain, DRAIN_TIMEOUT_S, lambda seen, due: progress.update(bar, completed=seen, total=due)
+        )
+    return verdicts(rows, history), left
 
 
 def _statistics(answered: str) -> dict[str, Any]:
@@ -144,20 +147,22 @@ def _percentile(times: Counter[float], share: float) -> float | None:
     return None
 
 
-def _tell(found: list[Verdict], statistics: dict[str, Any], seconds: int, *, as_json: bool) -> int:
-    right = bool(found) and all(verdict.right for verdict in found)
+def _tell(found: list[Verdict], left: int, statistics: dict[str, Any], *, as_json: bool) -> int:
+    right = bool(found) and not left and all(verdict.right for verdict in found)
     if as_json:
         streams = [verdict.summary() for verdict in found]
-        print_json({"right": right, "seconds": seconds, "http": statistics, "streams": streams})
+        print_json({"right": right, "left_to_consume": left, "http": statistics, "streams": streams})
     else:
         out.print(report.table(found))
         if text := report.open_ends(found):
             out.print(text)
         if statistics.get("requests"):
             out.print(
-                f"{statistics['requests']:,} requests, {statistics['requests'] / seconds:,.0f}/s, "
+                f"{statistics['requests']:,} requests, {statistics['requests'] / statistics['seconds']:,.0f}/s, "
                 f"{statistics['failures']:,} failed; p50 {statistics['p50_ms']} ms, p99 {statistics['p99_ms']} ms"
             )
+        if left:
+            print_fault(f"{left:,} records are not consumed after {DRAIN_TIMEOUT_S:.0f} s: no final verdict.")
         for sentence in report.faults(found):
             print_fault(sentence)
     return 0 if right else EXIT_WRONG

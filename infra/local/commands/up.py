@@ -27,12 +27,13 @@ def _bring_jars() -> str:
     wanting = jars.missing("kafka")
     if not wanting:
         return "checked"
+    if not err.is_terminal:
+        err.print(f"  fetching {len(wanting)} jars for Kafka, {sum(jar.size for jar in wanting) / 1e6:.0f} MB …")
+        return f"{jars.ensure('kafka')} fetched and checked"
     columns = (TextColumn("  jars"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
-    # On stderr and gone when done: stdout keeps the one line. Without a terminal rich prints nothing in between.
+    # On stderr and gone when done: stdout keeps the one line.
     with Progress(*columns, console=err, transient=True) as progress:
         bar = progress.add_task("jars", total=sum(jar.size for jar in wanting))
-        if not err.is_terminal:
-            err.print(f"  fetching {len(wanting)} jars for Kafka, {sum(jar.size for jar in wanting) / 1e6:.0f} MB …")
         count = jars.ensure("kafka", lambda size: progress.advance(bar, size))
     return f"{count} fetched and checked"
 

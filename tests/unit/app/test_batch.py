@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -30,7 +31,7 @@ def polled(draw: st.DrawFn, records: list[PlainRecord]) -> Polls:
     """The same records, as any number of polls may return them, empty ones too."""
     cuts = sorted(draw(st.lists(st.integers(0, len(records)), max_size=6)))
     edges = [0, *cuts, len(records)]
-    return [records[low:high] for low, high in zip(edges, edges[1:], strict=False)]
+    return [records[low:high] for low, high in pairwise(edges)]
 
 
 BOUNDS = st.builds(
@@ -73,7 +74,9 @@ GAPS = st.lists(st.floats(0, 2 * LINGER_S), min_size=8, max_size=8)
 
 
 @given(st.data(), streams(), BOUNDS, GAPS)
-def test_batches_joined_are_the_stream(draw: st.DataObject, records: list[PlainRecord], bounds: Bounds, gaps: list[float]) -> None:
+def test_batches_joined_are_the_stream(
+    draw: st.DataObject, records: list[PlainRecord], bounds: Bounds, gaps: list[float]
+) -> None:
     """No split into polls, no bound and no timing may lose, double or reorder a record."""
     polls = draw.draw(polled(records))
     buffer = Accumulator(SOURCE, bounds)
@@ -87,7 +90,9 @@ def test_batches_joined_are_the_stream(draw: st.DataObject, records: list[PlainR
 
 
 @given(st.data(), streams(size_min=1), BOUNDS, GAPS)
-def test_no_record_waits_longer_than_the_linger(draw: st.DataObject, records: list[PlainRecord], bounds: Bounds, gaps: list[float]) -> None:
+def test_no_record_waits_longer_than_the_linger(
+    draw: st.DataObject, records: list[PlainRecord], bounds: Bounds, gaps: list[float]
+) -> None:
     """A buffer is due within the linger after its oldest record came, cuts in between notwithstanding."""
     buffer, came, now = Accumulator(SOURCE, bounds), dict[int, float](), 0.0
     for poll, gap in zip(draw.draw(polled(records)), gaps, strict=False):
@@ -159,7 +164,9 @@ def check_replay(pending: Replay, batches: Sequence[RecordBatch]) -> None:
 
 
 @given(replays(), BOUNDS, GAPS)
-def test_a_replay_has_exactly_the_bounds_of_its_first_attempt(pending: Replay, bounds: Bounds, gaps: list[float]) -> None:
+def test_a_replay_has_exactly_the_bounds_of_its_first_attempt(
+    pending: Replay, bounds: Bounds, gaps: list[float]
+) -> None:
     """Holes, a missing end, a range that retention has passed: the token is made of the bounds, so they stay."""
     buffer = Accumulator(SOURCE, bounds)
     buffer.replay(pending.first, pending.last)

@@ -22,8 +22,7 @@ RECORDS = st.builds(
     st.one_of(st.none(), st.binary(max_size=40)),
     st.lists(st.tuples(st.text(max_size=10), HEADER_VALUES), max_size=5),
 )
-# Lone surrogates too: a detail may quote what json.loads made of a tenant's "\ud800".
-DETAILS = st.text(st.characters(), max_size=50)
+DETAILS = st.text(max_size=50)
 
 
 def made(record: PlainRecord, detail: str = "", reason: str = "bad") -> Any:
@@ -34,10 +33,15 @@ def made(record: PlainRecord, detail: str = "", reason: str = "bad") -> Any:
 def test_an_entry_keeps_the_record_whole(record: PlainRecord, detail: str) -> None:
     """A replay after a fix puts back what came: key, bytes and headers, in their order."""
     found = made(record, detail)
-    assert (found.key, found.value) == (record.key or b"", record.value or b"")
+    assert (found.key, found.value) == (record.key, record.value or b"")
     own = [pair for pair in record.headers if not pair[0].startswith(dlq.PREFIX)]
     assert found.headers[: len(own)] == own
     assert all(name.startswith(dlq.PREFIX) for name, _ in found.headers[len(own) :])
+
+
+def test_a_detail_of_any_characters_can_be_written() -> None:
+    """A detail may quote a lone surrogate that came out of a tenant's JSON; it must not stop the process."""
+    assert dict(made(PlainRecord(0), "field \ud800").headers)[dlq.ERROR] == rb"field \ud800"
 
 
 @given(RECORDS)
@@ -70,8 +74,9 @@ def test_a_long_error_is_cut() -> None:
     assert len(found[dlq.ERROR]) == dlq.ERROR_CHARACTERS_MAX
 
 
-def gone(count: int, step: int = 5, tenant: str = TENANT, since: int = 0) -> list[Dead]:
-    return [Dead(PlainRecord(since + at), Poison("bad"), step, tenant) for at in range(count)]
+def gone(count: int, step: int = 5, tenant: str = TENANT, since: int = 0, replayed: bool = False) -> list[Dead]:
+    headers = [(dlq.REPLAY_OF, b"0/7")] if replayed else []
+    return [Dead(PlainRecord(since + at, headers=headers), Poison("bad"), step, tenant) for at in range(count)]
 
 
 MIN = LIMIT_RECORDS_MIN
@@ -87,12 +92,16 @@ LIMITS = [
     ("several tenants' content", gone(MIN) + gone(1, tenant=OTHER_TENANT, since=MIN), MIN + 1, 0.5, True),
     ("one tenant's envelopes: the edge wrote those", gone(5 * MIN, step=3), 5 * MIN, 0.5, True),
     ("one tenant's rows, refused by ClickHouse", gone(5 * MIN, step=6), 5 * MIN, 0.5, True),
+    ("replayed records that fail again", gone(5 * MIN, step=3, replayed=True), 5 * MIN, 0.5, False),
+    ("replays beside enough fresh ones", gone(MIN, 3, replayed=True) + gone(2 * MIN, 3), 3 * MIN, 0.5, True),
     ("one tenant's content and some envelopes", gone(4 * MIN) + gone(MIN, step=3), 5 * MIN, 0.5, False),
     ("one tenant's content, envelopes above the ratio", gone(MIN) + gone(2 * MIN, step=3), 3 * MIN, 0.5, True),
 ]
 
 
-@pytest.mark.parametrize(("dead", "rows", "ratio", "broken"), [case[1:] for case in LIMITS], ids=[case[0] for case in LIMITS])
+@pytest.mark.parametrize(
+    ("dead", "rows", "ratio", "broken"), [case[1:] for case in LIMITS], ids=[case[0] for case in LIMITS]
+)
 def test_most_of_a_batch_poison_stops_us_unless_one_tenant_sent_it(
     dead: list[Dead], rows: int, ratio: float, broken: bool
 ) -> None:
@@ -100,7 +109,7 @@ def test_most_of_a_batch_poison_stops_us_unless_one_tenant_sent_it(
     if not broken:
         check_limit(dead, rows, ratio)
         return
-    with pytest.raises(BrokenDeploy, match=f"{len(dead)} of {rows} records are poison"):
+    with pytest.raises(BrokenDeploy, match=f"of {rows} records are poison"):
         check_limit(dead, rows, ratio)
 
 

@@ -52,7 +52,11 @@ POISON = [
     ("missing_header", "null headers", replace(WHOLE, headers=((HEADER_ID, None), (HEADER_TENANT, None)))),
     ("bad_tenant", "a tenant too short", replace(WHOLE, headers=with_headers(tenant=OWNER[:-1]))),
     ("bad_tenant", "a tenant too long", replace(WHOLE, headers=with_headers(tenant=OWNER + b"/"))),
-    ("event_id_too_long", "one byte too many", replace(WHOLE, headers=with_headers(id=b"x" * (EVENT_ID_BYTES_MAX + 1)))),
+    (
+        "event_id_too_long",
+        "one byte too many",
+        replace(WHOLE, headers=with_headers(id=b"x" * (EVENT_ID_BYTES_MAX + 1))),
+    ),
 ]
 
 
@@ -99,7 +103,11 @@ VALUES = st.one_of(
     st.binary(max_size=60).map(lambda rest: wire(TRACKING.id, TENANT_LENGTH_BYTE + OWNER + rest)),
 )
 ANY = st.builds(
-    PlainRecord, st.just(0), VALUES, TEXTS, st.one_of(st.just(WHOLE.headers), st.lists(st.tuples(NAMES, TEXTS), max_size=4))
+    PlainRecord,
+    st.just(0),
+    VALUES,
+    TEXTS,
+    st.one_of(st.just(WHOLE.headers), st.lists(st.tuples(NAMES, TEXTS), max_size=4)),
 )
 
 
@@ -115,7 +123,7 @@ def test_any_bytes_are_good_or_dead(records: list[PlainRecord]) -> None:
 
 def tenants_of(record: PlainRecord) -> set[bytes]:
     """The tenants that header, key and value of a record name, read the slow way."""
-    headers = {name: value for name, value in reversed(record.headers)}
+    headers = dict(reversed(record.headers))
     value, key = record.value or b"", record.key or b""
     return {headers.get(HEADER_TENANT) or b"", key.split(b"/")[0], value[PREFIX_BYTES + 1 :][:TENANT_BYTES]}
 
@@ -160,8 +168,14 @@ def test_duplicates_of_poison_follow_it() -> None:
     ]
 
 
-@given(st.lists(st.sampled_from([b"a", b"b", b"c"]), max_size=12), st.sets(st.integers(0, 11)), st.sets(st.sampled_from([b"a", b"b", b"c"])))
-def test_followers_are_the_duplicates_of_poison_and_nothing_else(keys: list[bytes], bad: set[int], before: set[bytes]) -> None:
+@given(
+    st.lists(st.sampled_from([b"a", b"b", b"c"]), max_size=12),
+    st.sets(st.integers(0, 11)),
+    st.sets(st.sampled_from([b"a", b"b", b"c"])),
+)
+def test_followers_are_the_duplicates_of_poison_and_nothing_else(
+    keys: list[bytes], bad: set[int], before: set[bytes]
+) -> None:
     """After it, all records of an id in a batch share a fate, and an id known from before is left alone."""
     good = inspected(list(enumerate(keys)))
     firsts = {key: offset for offset, key in reversed(list(enumerate(keys))) if key not in before}

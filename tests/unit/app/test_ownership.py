@@ -1,4 +1,4 @@
-"""Laws of taking over a partition: where to go on follows from what Kafka and the local state say, and nothing is lost."""
+"""Laws of taking over a partition: where to go on follows from what Kafka and the state say; nothing is lost."""
 
 from typing import NamedTuple
 

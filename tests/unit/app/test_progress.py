@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.batch import TP
+from app.errors import Fenced
 from app.progress import Progress
 from app.ranges import Range
-from app.transport import Fenced
 
 ONE, TWO = TP("tracking.collected", 0), TP("tracking.collected", 1)
 
@@ -23,6 +23,7 @@ class Recorder:
     """A committer that keeps what it is asked to commit. Each request ends when the test lets it, or fails."""
 
     def __init__(self, *, held: bool = False) -> None:
+        self.faults: list[Exception] = []
         self.requests: list[dict[TP, tuple[int, str]]] = []
         self.failures: list[Exception] = []
         self._go = asyncio.Event()
@@ -39,6 +40,11 @@ class Recorder:
         self._go.set()
 
 
+def progress_over(committer: Recorder) -> Progress:
+    """Progress whose unknown faults the recorder keeps, where the worker would end the process."""
+    return Progress(committer, committer.faults.append)
+
+
 async def turns(number: int = 5) -> None:
     """Let whatever is ready run."""
     for _ in range(number):
@@ -48,7 +54,7 @@ async def turns(number: int = 5) -> None:
 async def test_an_open_waits_until_its_range_is_durable() -> None:
     """Nothing may leave the process before Kafka has the pending range."""
     committer = Recorder(held=True)
-    opened = asyncio.create_task(Progress(committer).open(span(ONE, 5, 9)))
+    opened = asyncio.create_task(progress_over(committer).open(span(ONE, 5, 9)))
     await turns()
     assert committer.requests == [{ONE: (5, span(ONE, 5, 9).metadata())}]
     assert not opened.done()
@@ -59,7 +65,7 @@ async def test_an_open_waits_until_its_range_is_durable() -> None:
 async def test_the_open_of_a_later_request_waits_for_that_request() -> None:
     """What gathers while a request is under way is not durable when that one ends."""
     committer = Recorder(held=True)
-    progress = Progress(committer)
+    progress = progress_over(committer)
     first = asyncio.create_task(progress.open(span(ONE, 5, 9)))
     await turns()
     second = asyncio.create_task(progress.open(span(TWO, 0, 3)))
@@ -75,7 +81,7 @@ async def test_the_open_of_a_later_request_waits_for_that_request() -> None:
 async def test_commit_and_next_open_are_one_request() -> None:
     """A partition whose batches follow each other pays one request a batch."""
     committer = Recorder()
-    progress = Progress(committer)
+    progress = progress_over(committer)
     await progress.open(span(ONE, 0, 9))
     progress.close(ONE, 10)
     await progress.open(span(ONE, 10, 19))
@@ -88,7 +94,7 @@ async def test_commit_and_next_open_are_one_request() -> None:
 async def test_partitions_share_requests() -> None:
     """While one request is under way the others gather: the broker sees few of them, however many partitions."""
     committer = Recorder(held=True)
-    progress = Progress(committer)
+    progress = progress_over(committer)
     partitions = [TP("t", number) for number in range(20)]
     opens = [asyncio.create_task(progress.open(span(tp, 0, 1))) for tp in partitions]
     await turns()
@@ -103,7 +109,7 @@ async def test_partitions_share_requests() -> None:
 async def test_a_close_is_committed_without_being_awaited() -> None:
     """An idle partition's last batch is committed too: lag must reach zero."""
     committer = Recorder()
-    progress = Progress(committer)
+    progress = progress_over(committer)
     progress.close(ONE, 10)
     await progress.flush()
     assert committer.requests == [{ONE: (10, "")}]
@@ -112,7 +118,7 @@ async def test_a_close_is_committed_without_being_awaited() -> None:
 async def test_flush_waits_for_what_gathered_too() -> None:
     """A drain that returns early would leave a durable batch to be replayed."""
     committer = Recorder(held=True)
-    progress = Progress(committer)
+    progress = progress_over(committer)
     progress.close(ONE, 10)
     await turns()
     progress.close(TWO, 20)
@@ -126,35 +132,54 @@ async def test_flush_waits_for_what_gathered_too() -> None:
 
 async def test_flush_of_nothing_returns() -> None:
     """A worker that never got a record drains at once."""
-    await Progress(Recorder()).flush()
+    await progress_over(Recorder()).flush()
 
 
 async def test_a_failed_request_reaches_everybody_who_waits_for_it() -> None:
     """Each partition of a refused request is fenced: none may go on as if it were open."""
     committer = Recorder()
     committer.failures = [Fenced("stale")]
-    progress = Progress(committer)
-    found = await asyncio.gather(
-        progress.open(span(ONE, 0, 1)), progress.open(span(TWO, 0, 1)), return_exceptions=True
-    )
+    progress = progress_over(committer)
+    found = await asyncio.gather(progress.open(span(ONE, 0, 1)), progress.open(span(TWO, 0, 1)), return_exceptions=True)
     assert [type(one) for one in found] == [Fenced, Fenced]
 
 
-async def test_a_failed_commit_that_nobody_waits_for_is_told_by_flush() -> None:
-    """A close is not awaited, so its failure must not disappear."""
+async def test_an_unknown_failure_of_a_close_is_a_fault() -> None:
+    """Nobody waits for a close, so what it raised goes to who ends the process: never unseen."""
+    committer = Recorder()
+    failure = ConnectionError("the coordinator is away")
+    committer.failures = [failure]
+    progress = progress_over(committer)
+    progress.close(ONE, 10)
+    await progress.flush()
+    assert committer.faults == [failure]
+
+
+async def test_a_fenced_close_is_the_next_owners() -> None:
+    """The next owner finds the range pending; a worker that lost a partition goes on with its others."""
     committer = Recorder()
     committer.failures = [Fenced("stale")]
-    progress = Progress(committer)
+    progress = progress_over(committer)
     progress.close(ONE, 10)
-    with pytest.raises(Fenced, match="stale"):
-        await progress.flush()
+    await progress.flush()
+    await progress.open(span(TWO, 0, 1))
+    assert committer.faults == []
+
+
+async def test_a_failure_that_somebody_waits_for_is_theirs() -> None:
+    """It is told once: to the batch that waits, which knows what it means."""
+    committer = Recorder()
+    committer.failures = [ConnectionError("the coordinator is away")]
+    with pytest.raises(ConnectionError):
+        await progress_over(committer).open(span(ONE, 0, 1))
+    assert committer.faults == []
 
 
 async def test_an_open_that_gathers_behind_a_failing_close_still_gets_its_request() -> None:
     """A failed commit must not take the next partition's open with it: that partition would stand still for ever."""
     committer = Recorder(held=True)
     committer.failures = [Fenced("stale")]
-    progress = Progress(committer)
+    progress = progress_over(committer)
     progress.close(ONE, 10)
     await turns()
     opened = asyncio.create_task(progress.open(span(TWO, 0, 1)))
@@ -167,7 +192,7 @@ async def test_an_open_that_gathers_behind_a_failing_close_still_gets_its_reques
 async def test_a_revoked_partition_is_not_committed() -> None:
     """Its next owner has the say: what was wanted and not yet sent is dropped."""
     committer = Recorder()
-    progress = Progress(committer)
+    progress = progress_over(committer)
     progress.close(ONE, 10)
     progress.close(TWO, 20)
     progress.forget({ONE})
@@ -178,7 +203,7 @@ async def test_a_revoked_partition_is_not_committed() -> None:
 async def test_who_waits_for_a_revoked_partition_is_fenced() -> None:
     """Never left waiting, and never let on by the request of another partition."""
     committer = Recorder(held=True)
-    progress = Progress(committer)
+    progress = progress_over(committer)
     progress.close(TWO, 20)
     await turns()
     opened = asyncio.create_task(progress.open(span(ONE, 0, 1)))
@@ -215,7 +240,7 @@ def never_back(requests: list[dict[TP, tuple[int, str]]], tp: TP) -> list[int]:
 async def test_committed_offsets_never_go_back(steps: list[tuple[TP, int, int]]) -> None:
     """However partitions interleave: each one's commits only grow, each range was pending, and the end is reached."""
     committer = Recorder()
-    progress = Progress(committer)
+    progress = progress_over(committer)
     lives = {tp: [(rows, pause) for at, rows, pause in steps if at == tp] for tp in (ONE, TWO)}
     await asyncio.gather(*(carry(progress, batches, tp) for tp, batches in lives.items()))
     await progress.flush()

@@ -106,7 +106,9 @@ def test_no_text_is_taken_for_a_range_by_chance(text: str) -> None:
 
 
 @given(BLOCKS, BLOCKS)
-def test_two_blocks_never_share_a_token(one: tuple[str, str, int, Range, str], two: tuple[str, str, int, Range, str]) -> None:
+def test_two_blocks_never_share_a_token(
+    one: tuple[str, str, int, Range, str], two: tuple[str, str, int, Range, str]
+) -> None:
     """An equal token makes ClickHouse drop new rows silently, so it is equal only for the same block."""
     assert (token(*one) == token(*two)) == (meaning(one) == meaning(two))
 
@@ -153,7 +155,7 @@ def test_each_coordinate_is_part_of_the_token(span: Range, change: dict[str, obj
 
 @given(SPANS)
 def test_a_retry_has_the_token_of_its_first_attempt(span: Range) -> None:
-    """A replay knows only the pending range from the commit: from it comes the same token, so nothing is added twice."""
+    """A replay knows only the pending range of the commit: it gives the same token, so nothing is added twice."""
     pending = Range.from_metadata(span.metadata())
     assert pending is not None
     assert token("tracking.collect", "tracking_events", 1, pending) == token(

@@ -20,6 +20,7 @@ from app.settings import Settings
 from app.sinks.clickhouse import ClickHouseSink
 
 CANNOT_PARSE = "27"
+AVRO_EXCEPTION = "748"
 DATABASE = "afluente"
 
 Wrong = Callable[[dict[str, Any]], bool]
@@ -49,7 +50,12 @@ class Server:
             return web.Response(status=status, text=text, headers=heads)
         if query["query"].startswith("DESCRIBE"):
             return await self._describe(request)
-        rows = list(fastavro.reader(io.BytesIO(body)))
+        try:
+            rows = list(fastavro.reader(io.BytesIO(body)))
+        except (EOFError, ValueError, IndexError, MemoryError, OverflowError):
+            return web.Response(
+                status=500, text="avro::Exception", headers={"X-ClickHouse-Exception-Code": AVRO_EXCEPTION}
+            )
         if any(self.wrong(row) for row in rows):
             heads = {"X-ClickHouse-Exception-Code": CANNOT_PARSE}
             return web.Response(status=400, text="Code: 27. DB::Exception: Cannot parse input", headers=heads)

@@ -2,7 +2,7 @@
 
 import io
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import fastavro
@@ -14,7 +14,8 @@ from app.codec import PREFIX_BYTES, Codec, Version
 from app.errors import Backpressure, Poison
 from app.settings import Settings
 from app.sinks import clickhouse
-from app.sinks.clickhouse import RETRY_CODES, ROW_CODES, ClickHouseSink, Refused, Row, container, container_header, varint
+from app.sinks.clickhouse import RETRY_CODES, ROW_CODES, ClickHouseSink, Refused
+from app.sinks.container import Row, container, container_header, varint
 from tests.support.records import SOURCE, TRACKING, datums, tracking_value
 from tests.unit.app.sinks.server import Server, serving
 
@@ -141,6 +142,33 @@ async def test_only_the_refused_rows_stay_behind(marks: list[bool]) -> None:
     assert len(server.inserted) <= 1
 
 
+DAMAGE: list[Callable[[bytes], bytes]] = [
+    lambda datum: datum + b"\0",
+    lambda datum: datum + b"\x02abcdefgh",
+    lambda datum: datum + datum,
+    lambda datum: datum[:-1],
+    lambda datum: datum[:60],
+    lambda _datum: b"",
+]
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.one_of(st.none(), st.sampled_from(DAMAGE)), min_size=1, max_size=12))
+async def test_half_a_datum_takes_nothing_from_its_neighbours(damages: list[Callable[[bytes], bytes] | None]) -> None:
+    """A datum too long or too short shifts every row behind it: it goes alone, and no row gets a wrong source."""
+    sound = rows_of([False] * len(damages))
+    rows = [
+        one._replace(datum=damage(one.datum)) if damage else one for one, damage in zip(sound, damages, strict=True)
+    ]
+    server = Server(COLUMNS, wrong)
+    async with serving(server) as sink:
+        refused = await sink.insert(**INSERT, rows=rows, token="p:1")
+    assert {poison.reason for _, poison in refused} <= {"bad_wire_format"}
+    assert sorted(offset for offset, _ in refused) == [3 * index for index, one in enumerate(damages) if one]
+    good = [(3 * index, SOURCE.topic) for index, one in enumerate(damages) if not one]
+    assert [(found["_offset"], found["_topic"]) for found in server.inserted.get("p:1", [])] == good
+
+
 async def test_one_bad_row_is_found_in_few_requests() -> None:
     """Halving, not trying each row: a block of thousands must not become thousands of requests."""
     server, refused = await bisected([at == 700 for at in range(1000)])
@@ -189,6 +217,7 @@ async def test_a_server_that_is_away_is_backpressure() -> None:
 FAILURES: list[tuple[int, str | None, type[Exception]]] = [
     (400, "27", Refused),  # CANNOT_PARSE_INPUT_ASSERTION_FAILED
     (400, "53", Refused),  # TYPE_MISMATCH
+    (500, "748", Refused),  # AVRO_EXCEPTION: the end of the block was reached within a row
     (500, "69", Refused),  # ARGUMENT_OUT_OF_BOUND
     (500, "202", Backpressure),  # TOO_MANY_SIMULTANEOUS_QUERIES
     (500, "241", Backpressure),  # MEMORY_LIMIT_EXCEEDED

@@ -77,9 +77,9 @@ def test_wishes_are_kept_between_command_lines(tmp_path: Path):
 
 def test_one_holder_of_a_lock(tmp_path: Path):
     """Two supervisors never share a home, and a lock leaves no file."""
-    with locked(tmp_path) as first, locked(tmp_path, wait=False) as second:
+    with locked(tmp_path) as first, locked(tmp_path, deadline_s=0) as second:
         assert (first, second) == (True, False)
-    with locked(tmp_path, wait=False) as third:
+    with locked(tmp_path, deadline_s=0) as third:
         assert third
     assert list(tmp_path.iterdir()) == []
 

@@ -1,0 +1,96 @@
+"""The edge keeps the contract it publishes: generated requests, good and bad, against the running edge."""
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import schemathesis
+from hypothesis import HealthCheck, settings
+
+from api.main import create_app
+from api.tracking import router
+from app.settings import Settings
+from schemas.tracking import EVENT_TYPES
+from tests.support.edge_parts import Parts, new_tenant
+
+EXAMPLES = 25  # per route and phase: the suite runs on two cores
+KEY_OF = {"/track": "write_key", "/webhooks": "write_key", "/tracking": "read_key", "/sales": "read_key"}
+
+
+@pytest.fixture(scope="module")
+def parts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Parts]:
+    running = Parts(Path(tmp_path_factory.mktemp("contract")))
+    try:
+        running.start_kafka()
+        running.start_postgres()
+        running.start_clickhouse()
+        running.start_edge()
+        running.wait_ready()
+        yield running
+    finally:
+        running.stop_all()
+
+
+@pytest.fixture(scope="module")
+def tenant(parts: Parts) -> dict[str, str]:
+    made = new_tenant(parts)
+    parts.cli("webhook", "set-secret", made["tenant_id"], "hotmart", stdin="token\n")
+    return made
+
+
+def document() -> dict[str, Any]:
+    return create_app(Settings(master_key="A" * 43 + "=")).openapi()
+
+
+schema = schemathesis.openapi.from_dict(document())
+CHECKS = schemathesis.checks.CHECKS.get_by_names(
+    ["not_a_server_error", "status_code_conformance", "content_type_conformance", "response_schema_conformance"]
+)
+
+
+@schema.parametrize()
+@settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck))
+def test_no_request_breaks_the_edge_or_its_contract(
+    case: schemathesis.Case, parts: Parts, tenant: dict[str, str]
+) -> None:
+    """No generated request gives a 5xx; every answer has a published status, type and shape."""
+    first = "/" + case.path.split("/")[1]
+    headers = {"Authorization": f"Bearer {tenant[KEY_OF[first]]}"} if first in KEY_OF else {}
+    if first == "/webhooks":
+        headers["X-HOTMART-HOTTOK"] = "token"
+    answer = case.call(base_url=parts.edge_url, headers=headers)
+    assert answer.status_code < 500, answer.text
+    case.validate_response(answer, checks=CHECKS)
+
+
+def test_every_example_of_the_documentation_is_accepted(parts: Parts, tenant: dict[str, str]) -> None:
+    """What /docs shows works when it is sent, once its times are of today."""
+    for path, item in document()["paths"].items():
+        body = item.get("post", {}).get("requestBody", {}).get("content", {}).get("application/json", {})
+        for example in body.get("examples", {}).values():
+            text = re.sub(r'"(occurred_at|sent_at)": *"[^"]*",?', "", json.dumps(example["value"]))
+            text = re.sub(r",\s*}", "}", text)
+            answer = httpx.post(f"{parts.edge_url}{path}", content=text, headers={"X-Write-Key": tenant["write_key"]})
+            assert answer.status_code == 202, answer.text
+            assert "warnings" not in answer.json()
+
+
+def test_every_route_says_who_may_and_what_can_go_wrong() -> None:
+    """Each write and read route publishes its keys and its errors as problem+json."""
+    for path, item in document()["paths"].items():
+        for operation in item.values():
+            if not path.startswith(("/track", "/webhooks", "/sales")):
+                continue
+            assert operation["security"], path
+            for status in ("401", "403", "422" if "webhooks" not in path else "400", "503"):
+                assert "application/problem+json" in operation["responses"][status]["content"], (path, status)
+
+
+def test_every_event_type_has_its_path() -> None:
+    """The types of the schema and the paths of the edge are the same list."""
+    paths = {route.path.removeprefix("/track/") for route in router.routes}
+    assert paths == {*EVENT_TYPES, "batch"}

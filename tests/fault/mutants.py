@@ -1,4 +1,6 @@
-"""Workers that are wrong on purpose, and one that freezes: `FAULT_VARIANT=no_dedupe faust -A tests.fault.mutants worker`.
+"""Workers that are wrong on purpose, and one that freezes: the fault suite starts them in place of `agents.worker`.
+
+`FAULT_VARIANT=no_dedupe faust -A tests.fault.mutants worker`.
 
 A checker that finds nothing wrong with these finds nothing at all. Each breaks one rule of the loop, no other.
 """

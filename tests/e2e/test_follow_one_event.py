@@ -21,6 +21,14 @@ def edge(stack: Stack) -> str:
     return f"http://127.0.0.1:{stack.settings.edge_port}"
 
 
+@pytest.fixture(scope="module")
+def secret(cli: Cli, tenant: dict[str, str]) -> str:
+    chosen = secrets.token_urlsafe(24)
+    done = cli.run("webhook", "set-secret", tenant["tenant_id"], "generic", given=chosen + "\n")
+    assert done.returncode == 0, done.stderr
+    return chosen
+
+
 def rows(stack: Stack, sql: str) -> list[dict[str, object]]:
     answer = httpx.post(stack.settings.clickhouse_url, content=f"{sql} FORMAT JSONEachRow")
     assert answer.status_code == 200, answer.text
@@ -58,11 +66,8 @@ def test_another_tenant_sees_nothing_of_it(edge: str, cli: Cli) -> None:
         assert answer.json()["items"] == []
 
 
-def test_a_signed_sale_becomes_a_row_of_its_order(stack: Stack, edge: str, cli: Cli, tenant: dict[str, str]) -> None:
+def test_a_signed_sale_becomes_a_row_of_its_order(stack: Stack, edge: str, secret: str, tenant: dict[str, str]) -> None:
     """A webhook with the right signature is normalised into one sale; the same delivery again adds none."""
-    secret = secrets.token_urlsafe(24)
-    done = cli.run("webhook", "set-secret", tenant["tenant_id"], "generic", given=secret + "\n")
-    assert done.returncode == 0, done.stderr
     sale = {
         "event_id": f"d-{uuid.uuid4()}",
         "event": "order_approved",
@@ -101,11 +106,9 @@ def test_one_trace_leads_from_the_request_to_the_insert(edge: str, tenant: dict[
 
 
 def test_a_record_that_cannot_be_normalised_waits_in_the_dlq(
-    stack: Stack, edge: str, cli: Cli, tenant: dict[str, str]
+    edge: str, cli: Cli, secret: str, tenant: dict[str, str]
 ) -> None:
     """Poison goes to the DLQ with its reason, and its neighbours arrive."""
-    secret = secrets.token_urlsafe(24)
-    assert cli.run("webhook", "set-secret", tenant["tenant_id"], "generic", given=secret + "\n").returncode == 0
     body = b'{"event": "order_approved", "nothing": "else"}'
     signature = "sha256=" + hmac.new(secret.encode(), body, hashlib.sha256).hexdigest()
     answer = httpx.post(

@@ -1,0 +1,8 @@
+"""For all tests: they choose their own stacks, so what the caller's environment says of Afluente is left outside."""
+
+import os
+
+KEPT = {"AFLUENTE_CACHE", "AFLUENTE_CI_MARK"}  # where jars are shared, and how a run finds what it left behind
+
+for name in [name for name in os.environ if name.startswith("AFLUENTE_") and name not in KEPT]:
+    del os.environ[name]

@@ -60,6 +60,7 @@ class App(faust.App):
         loop = asyncio.get_running_loop()
         loop.call_later(self.settings.drain_timeout_s, end_process, EXIT_NOT_DRAINED)
         for number in (signal.SIGTERM, signal.SIGINT):
+            # An event loop outside the main thread, or on Windows, takes no handlers: then the timer alone ends us.
             with contextlib.suppress(ValueError, NotImplementedError):
                 loop.add_signal_handler(number, partial(end_process, EXIT_NOT_DRAINED))
         await self.drain()

@@ -87,6 +87,8 @@ def uuid_of(text: str) -> UUID | None:
 def _shown(value: Any) -> Any:
     if isinstance(value, Decimal):
         return format(value, ".2f")
+    if isinstance(value, UUID):
+        return str(value)  # asyncpg has a class of its own for it, which the encoder does not know
     return value.astimezone(UTC) if isinstance(value, datetime) else value
 
 

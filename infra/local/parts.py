@@ -115,6 +115,11 @@ PARTS: tuple[Part, ...] = (
         after=("connect", "postgres", "migrate", "topics"),
     ),
     Part(
+        "watch", "CDC watch", _python("-m", "infra.local.cdc_watch"), _http("watch_port", "/health/live"),
+        after=("postgres", "migrate", "connector"), port_field="watch_port", url="http://127.0.0.1:{port}/metrics",
+        is_extra=True,
+    ),
+    Part(
         "edge", "Edge", _python("-m", "api.main"), _http("edge_port", "/health/ready"),
         after=("kafka", "postgres", "clickhouse", "migrate", "topics"),
         port_field="edge_port", url="http://127.0.0.1:{port}",

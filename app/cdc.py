@@ -29,7 +29,7 @@ UPDATE: Final = "u"
 DELETE: Final = "d"
 READ: Final = "r"
 TRUNCATE: Final = "t"
-OPS: Final = frozenset((CREATE, UPDATE, DELETE, READ, TRUNCATE))
+OPS: Final = (CREATE, UPDATE, DELETE, READ, TRUNCATE)
 
 Columns = Mapping[str, Any]
 
@@ -139,7 +139,7 @@ def parse(value: bytes | None, keys: Mapping[str, tuple[str, ...]]) -> Change:
     if not isinstance(table, str) or table not in keys:
         raise Poison("unknown_table", f"source.table is none of {', '.join(keys)}")
     if op not in OPS:
-        raise Poison("unknown_op", f"op is none of {', '.join(sorted(OPS))}")
+        raise Poison("unknown_op", f"op is none of {', '.join(OPS)}")
     before, after = _columns(envelope, "before"), _columns(envelope, "after")
     if after is not None and op == UPDATE:
         after = _available(table, before, after)

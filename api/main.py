@@ -14,6 +14,7 @@ from api import contract, errors, health, reading, snippet, tracking, webhooks
 from api.cors import Cors
 from api.cursor import Cursors
 from api.deps import Edge
+from api.direct import Direct
 from api.limits import InFlight, Rates
 from api.observe import Observe
 from api.reading_store import ReadingStore
@@ -86,7 +87,8 @@ def main() -> None:
     allow_connections(settings.edge_connections_max)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda _number, _frame: None)
-    uvicorn.Server(config_for(create_app(settings), settings)).run()
+    app = create_app(settings)
+    uvicorn.Server(config_for(Direct(app, tracking.router), settings)).run()
 
 
 if __name__ == "__main__":

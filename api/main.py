@@ -1,9 +1,11 @@
 """The entry of the edge: builds its parts in order, mounts its routes, serves. `python -m api.main`."""
 
+import gc
 import signal
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Final
 
 import structlog
 import uvicorn
@@ -25,6 +27,9 @@ from app.producer import Producer
 from app.pseudonym import Pseudonymiser
 from app.settings import Settings
 from app.telemetry import logs, traces
+
+# What is there after the start stays: a collection that walks through it again and again took an eighth of the time.
+GC_ALLOCATIONS: Final = 20_000  # containers more than there were; a request of 1,000 events makes some 10,000
 
 log = structlog.get_logger(__name__)
 
@@ -51,6 +56,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         app.state.edge = edge
         app.state.probes = health.Probes(edge)
         app.state.probes.start()
+        gc.collect()
+        gc.freeze()
         log.info("edge started", port=settings.edge_port)
         yield
         await app.state.probes.stop()
@@ -84,6 +91,7 @@ def main() -> None:
     except ValueError as error:
         sys.exit(f"the edge does not start: {error}")
     # uvicorn drains, then raises the signal it got once more for whoever started it: let that end with status 0.
+    gc.set_threshold(GC_ALLOCATIONS)
     allow_connections(settings.edge_connections_max)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda _number, _frame: None)

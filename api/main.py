@@ -10,7 +10,8 @@ import uvicorn
 from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
 
-from api import contract, errors, health, reading, snippet, tracking, webhooks
+from api import analytics, contract, errors, health, reading, snippet, tracking, webhooks
+from api.analytics_store import Analytics
 from api.cors import Cors
 from api.cursor import Cursors
 from api.deps import Edge
@@ -37,6 +38,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         master_key = settings.master_key_bytes
         provider = traces.configure("afluente-edge", settings.otlp_endpoint)
         pool = await credentials.connect(settings.postgres_url.get_secret_value())
+        store = ReadingStore(settings)
         edge = Edge(
             credentials=credentials.Credentials(pool, master_key, cache_s=settings.credential_cache_s),
             producer=Producer(settings.kafka_url, timeout_ms=settings.produce_timeout_ms, client_id="afluente-edge"),
@@ -44,8 +46,9 @@ def create_app(settings: Settings | None = None) -> FastAPI:
             people=Pseudonymiser(master_key),
             in_flight=InFlight(settings.edge_in_flight_bytes_max),
             rates=Rates(),
-            store=ReadingStore(settings),
+            store=store,
             cursors=Cursors(master_key),
+            analytics=Analytics(store, settings),
         )
         app.state.edge = edge
         app.state.probes = health.Probes(edge)
@@ -54,6 +57,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         yield
         await app.state.probes.stop()
         await edge.producer.close()
+        await edge.analytics.answers.close()
         await edge.store.close()
         await pool.close()
         if provider is not None:
@@ -65,6 +69,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.include_router(tracking.router)
     app.include_router(webhooks.router)
     app.include_router(reading.router)
+    app.include_router(analytics.router)
     app.include_router(health.router)
     app.include_router(snippet.router)
     errors.install(app)

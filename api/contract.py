@@ -11,11 +11,12 @@ from api.events import TrackedEvent
 from schemas import tracking
 
 DESCRIPTION: Final = """\
-Clicks, pageviews, checkouts and sales of a business, on their way into ClickHouse.
+Clicks, pageviews, checkouts, sales and bills of a business, on their way into ClickHouse.
 
 * **Success means stored**: `202` and `200` come after every in-sync Kafka replica has the event.
 * **Retry anything else** but a 4xx, with the same `event_id`: the same id twice is one event.
-* **Keys**: a write key (`afw_...`) sends, a read key (`afr_...`) reads. The key alone says whose data it is.
+* **Keys**: a write key (`afw_...`) sends, a read key (`afr_...`) reads, an app key (`afa_...`) opens bills. The key
+  alone says whose data it is.
 * **Errors** are `application/problem+json` with `code`, `message` and `errors[]`, each with a JSON pointer.
 """
 
@@ -48,6 +49,7 @@ _PROBLEM_SCHEMA: Final = {
         "code": {"type": "string", "description": "for programs: does not change"},
         "message": {"type": "string", "description": "for people: says what is allowed"},
         "errors": {"type": "array", "items": {"$ref": "#/components/schemas/Fault"}},
+        "current_version": {"type": "integer", "description": "of a 409 over a bill or occurrence"},
     },
 }
 _FAULT_SCHEMA: Final = {

@@ -12,7 +12,20 @@ import uvicorn
 from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
 
-from api import bills, bills_overdue, bills_store, contract, errors, health, reading, snippet, tracking, webhooks
+from api import (
+    analytics,
+    bills,
+    bills_overdue,
+    bills_store,
+    contract,
+    errors,
+    health,
+    reading,
+    snippet,
+    tracking,
+    webhooks,
+)
+from api.analytics_store import Analytics
 from api.cors import Cors
 from api.cursor import Cursors
 from api.deps import Edge
@@ -43,6 +56,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         master_key = settings.master_key_bytes
         provider = traces.configure("afluente-edge", settings.otlp_endpoint)
         pool = await credentials.connect(settings.postgres_url.get_secret_value())
+        store = ReadingStore(settings)
         bills_pool = await bills_store.connect(settings.postgres_url.get_secret_value())
         edge = Edge(
             credentials=credentials.Credentials(pool, master_key, cache_s=settings.credential_cache_s),
@@ -51,8 +65,9 @@ def create_app(settings: Settings | None = None) -> FastAPI:
             people=Pseudonymiser(master_key),
             in_flight=InFlight(settings.edge_in_flight_bytes_max),
             rates=Rates(),
-            store=ReadingStore(settings),
+            store=store,
             cursors=Cursors(master_key),
+            analytics=Analytics(store, settings),
             bills=bills_store.BillsStore(bills_pool),
         )
         sweep = bills_overdue.Sweep(edge.bills)
@@ -67,6 +82,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         await sweep.stop()
         await app.state.probes.stop()
         await edge.producer.close()
+        await edge.analytics.answers.close()
         await edge.store.close()
         await bills_pool.close()
         await pool.close()
@@ -79,6 +95,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.include_router(tracking.router)
     app.include_router(webhooks.router)
     app.include_router(reading.router)
+    app.include_router(analytics.router)
     app.include_router(bills.router)
     app.include_router(health.router)
     app.include_router(snippet.router)

@@ -15,6 +15,7 @@ from infra.local.commands import (
     logs,
     migrate,
     parts,
+    reconcile,
     replay,
     status,
     tenant,
@@ -73,6 +74,7 @@ app.add_typer(webhook.app, name="webhook", rich_help_panel=OPERATE)
 app.add_typer(dlq.app, name="dlq", rich_help_panel=OPERATE)
 app.command("replay", rich_help_panel=OPERATE)(replay.replay)
 app.command("lag", rich_help_panel=OPERATE)(lag.lag)
+app.add_typer(reconcile.app, name="reconcile", rich_help_panel=OPERATE)
 app.command("load", rich_help_panel=TRY)(load.load)
 app.command("demo", rich_help_panel=TRY)(demo.demo)
 

@@ -1,4 +1,4 @@
-"""What ClickHouse mirrors of Postgres: tables and columns, and what kind of value each is, for whoever compares both."""
+"""What ClickHouse mirrors of Postgres: tables and columns, and what kind of value each is. For who compares both."""
 
 from dataclasses import dataclass
 from enum import StrEnum

@@ -1,7 +1,7 @@
 """The ClickHouse side: the mirrors as a reader with FINAL sees them, and the stamps that tell whether a row has moved.
 
-Each partition says alone what is alive in it (a row that left a month leaves a tombstone there), so a question about
-one month reads one partition, and a ghost is a row that is alive in two.
+The day is part of a mirror's key: a row whose due date moved leaves a tombstone on the day it came from, and a ghost
+is a row that is alive on two days.
 """
 
 from collections.abc import Sequence
@@ -58,7 +58,8 @@ class Mirrored:
         """The rows of one question. What is given is bound as literals by the client: a URL is too short for ids."""
         if self._client is None:
             raise RuntimeError("Mirrored is used outside its `async with`")
-        return [*(await self._client.query(sql, given, settings=ANSWER_FORMAT)).result_rows]
+        found = await self._client.query(sql, given, settings=ANSWER_FORMAT)
+        return [tuple(row) for row in found.result_rows]
 
     async def command(self, sql: str) -> None:
         """A statement without rows."""
@@ -89,16 +90,17 @@ class Mirrored:
         return collected(rows)
 
     async def fingerprints(self, mirror: Mirror, group: Group, digits: int, buckets: Sequence[str]) -> dict[str, int]:
-        """The fingerprint of every row of some buckets."""
+        """The fingerprint of every row of some buckets; of a row that is alive on two days, their sum."""
         rows = await self.query(
-            f"SELECT toString(id), {dialect.clickhouse_fingerprint(mirror)} FROM {self.name(mirror.table)} FINAL"  # noqa: S608
-            f" WHERE {_IN_GROUP} AND {dialect.clickhouse_bucket(digits)} IN %(buckets)s",
+            f"SELECT toString(id) AS id_text, sum({dialect.clickhouse_fingerprint(mirror)})"  # noqa: S608
+            f" FROM {self.name(mirror.table)} FINAL"
+            f" WHERE {_IN_GROUP} AND {dialect.clickhouse_bucket(digits)} IN %(buckets)s GROUP BY id_text",
             {**_bounds(group), "buckets": tuple(buckets)},
         )
         return {row[0]: row[1] for row in rows}
 
     async def rows(self, mirror: Mirror, tenant_id: str, ids: Sequence[str]) -> dict[str, list[MirrorRow]]:
-        """Some rows by id, in every month in which they are alive."""
+        """Some rows by id, on every day on which they are alive."""
         found: dict[str, list[MirrorRow]] = {}
         for start in range(0, len(ids), IDS_IN_QUERY):
             rows = await self.query(
@@ -121,6 +123,19 @@ class Mirrored:
                 {"tenant": str(UUID(tenant_id)), "ids": _uuids(ids[start : start + IDS_IN_QUERY])},
             )
             found |= {row[0]: row[1] for row in rows}
+        return found
+
+    async def newest(self, mirror: Mirror, tenant_id: str, ids: Sequence[str]) -> dict[str, tuple[int, int]]:
+        """Partition and offset of the last record that each id was written from, tombstones counted."""
+        found: dict[str, tuple[int, int]] = {}
+        for start in range(0, len(ids), IDS_IN_QUERY):
+            rows = await self.query(
+                f"SELECT toString(id) AS id_text, argMax((_partition, _offset), (_version, _offset))"  # noqa: S608
+                f" FROM {self.name(mirror.table)}"
+                " WHERE tenant_id = %(tenant)s AND id IN %(ids)s GROUP BY id_text",
+                {"tenant": str(UUID(tenant_id)), "ids": _uuids(ids[start : start + IDS_IN_QUERY])},
+            )
+            found |= {row[0]: (row[1][0], row[1][1]) for row in rows}
         return found
 
     async def seen(self, topic: str) -> dict[int, int]:

@@ -12,24 +12,21 @@ sides show the same latest change, and must be equal. One whose stamp has moved 
 Nothing is locked, and no clock is trusted.
 """
 
-import math
-from collections.abc import AsyncIterator, Callable, Collection, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Final
 
 from app.reconciling import postgres, progress
+from app.reconciling.bisect import opened
 from app.reconciling.clickhouse import Mirrored
 from app.reconciling.differences import Difference, differences
 from app.reconciling.postgres import Connection, Snapshot
-from app.reconciling.rows import Group, Key
+from app.reconciling.rows import Key
 from app.reconciling.spool import NO_STAMP, Candidate, Spool
 from schemas.mirrors import Mirror
 
 TENANTS_A_SLICE: Final = 50  # asked together; bounds what either side groups, and moves the bar
-BUCKET_ROWS: Final = 100  # aimed at: the rows read for one row that differs
-LUMP_ROWS: Final = 20_000  # fingerprints read at once from each side
-DIGITS_MAX: Final = 4  # 65,536 buckets: a month of one tenant with 6.5 million rows
 CHUNK_ROWS: Final = 1_000  # suspects looked at together
 PASSES_MAX: Final = 6  # a row that changes between all of them is not settled, and said so
 NOTED_MAX: Final = 1_000  # differences listed one by one; the others are counted
@@ -77,6 +74,7 @@ class Sides:
     partitions: Collection[int]
     wait_s: float
     report: Report
+    ready: Callable[[], Awaitable[None]] | None = None  # what else must happen before ClickHouse is asked
 
     @asynccontextmanager
     async def at_one_lsn(self) -> AsyncIterator[Snapshot]:
@@ -86,6 +84,8 @@ class Sides:
             await progress.await_seen(
                 self.mirrored, self.owner_url, self.topic, taken.lsn, self.partitions, self.wait_s
             )
+            if self.ready is not None:
+                await self.ready()
             yield taken
 
     def mirror(self, table: str) -> Mirror:
@@ -157,7 +157,7 @@ async def _suspect(sides: Sides, taken: Snapshot, tenants: Sequence[str], suspec
         for start in range(0, len(chosen), TENANTS_A_SLICE):
             piece = chosen[start : start + TENANTS_A_SLICE]
             sides.report(f"comparing {mirror.table}", done, total)
-            await _slice(sides, taken, mirror, piece, suspects, verdict)
+            await _slice(sides, taken, (mirror, piece), suspects, verdict)
             done += len(piece)
     sides.report("compared", total, total)
 
@@ -169,31 +169,14 @@ async def _all_tenants(sides: Sides, taken: Snapshot) -> list[str]:
     return sorted(known)
 
 
-async def _slice(  # noqa: PLR0917
-    sides: Sides, taken: Snapshot, mirror: Mirror, tenants: Sequence[str], suspects: Spool, verdict: Verdict
+async def _slice(
+    sides: Sides, taken: Snapshot, piece: tuple[Mirror, Sequence[str]], suspects: Spool, verdict: Verdict
 ) -> None:
+    mirror, tenants = piece
     ours = await taken.groups(mirror, tenants)
     theirs = await sides.mirrored.groups(mirror, tenants)
     verdict.rows += sum(figures.rows for figures in ours.values())
-    for group in sorted(ours.keys() | theirs.keys()):
-        if ours.get(group) != theirs.get(group):
-            rows = max(figures.rows for figures in (ours.get(group), theirs.get(group)) if figures is not None)
-            await _open(sides, taken, mirror, (group, rows), suspects)
-
-
-async def _open(sides: Sides, taken: Snapshot, mirror: Mirror, place: tuple[Group, int], suspects: Spool) -> None:
-    """One month that differs: which buckets, then which rows."""
-    group, rows = place
-    digits = min(DIGITS_MAX, max(0, math.ceil(math.log(rows / BUCKET_ROWS, 16)))) if rows > BUCKET_ROWS else 0
-    ours = await taken.buckets(mirror, group, digits)
-    theirs = await sides.mirrored.buckets(mirror, group, digits)
-    wrong = sorted(bucket for bucket in ours.keys() | theirs.keys() if ours.get(bucket) != theirs.get(bucket))
-    step = max(1, LUMP_ROWS * 16**digits // rows)
-    for start in range(0, len(wrong), step):
-        lump = wrong[start : start + step]
-        here = await taken.fingerprints(mirror, group, digits, lump)
-        mirrored = await sides.mirrored.fingerprints(mirror, group, digits, lump)
-        ids = sorted(one for one in here.keys() | mirrored.keys() if here.get(one) != mirrored.get(one))
+    async for group, ids in opened(taken, sides.mirrored, mirror, (ours, theirs)):
         stamps = await sides.mirrored.stamps(mirror, group.tenant_id, ids)
         for one in ids:
             key = Key(mirror.table, group.tenant_id, one)

@@ -9,13 +9,13 @@ MISSING: Final = "missing"  # Postgres has it, ClickHouse does not
 EXTRA: Final = "extra"  # ClickHouse has it, Postgres does not
 OLD_VERSION: Final = "old_version"  # ClickHouse has an earlier state
 CHANGED: Final = "changed"  # the same version, other values
-GHOST: Final = "ghost"  # alive in ClickHouse in a month that the row has left
+GHOST: Final = "ghost"  # alive in ClickHouse on a day that the row has left
 NEWER_VERSION: Final = "newer_version"  # ClickHouse is ahead: Postgres was put back to an earlier state
 KINDS: Final = (MISSING, EXTRA, OLD_VERSION, CHANGED, GHOST, NEWER_VERSION)
 
 
 class Difference(NamedTuple):
-    """One row that differs, in one month of ClickHouse or Postgres. `fields` are the columns with other values."""
+    """One row that differs, on one day; `month` is that day's. `fields` are the columns with other values."""
 
     key: Key
     month: int
@@ -26,11 +26,13 @@ class Difference(NamedTuple):
 
 
 def differences(key: Key, there: MirrorRow | None, mirrored: Sequence[MirrorRow]) -> list[Difference]:
-    """What differs between the row in Postgres and its rows in ClickHouse, one a month at most."""
+    """What differs between the row in Postgres and its rows in ClickHouse, of which each day may have one."""
     if there is None:
         return [Difference(key, row.month, EXTRA, clickhouse=row) for row in mirrored]
-    found = [Difference(key, row.month, GHOST, (), there, row) for row in mirrored if row.month != there.month]
-    own = next((row for row in mirrored if row.month == there.month), None)
+    day = there.values["due_date"]
+    ghosts = [row for row in mirrored if row.values["due_date"] != day]
+    found = [Difference(key, row.month, GHOST, (), there, row) for row in ghosts]
+    own = next((row for row in mirrored if row.values["due_date"] == day), None)
     if own is None:
         return [Difference(key, there.month, MISSING, (), there), *found]
     fields = tuple(name for name, value in there.values.items() if own.values[name] != value)

@@ -23,7 +23,7 @@ _POSITIVE: Final = 0x7FFFFFFF
 Told = Callable[[str], None]
 
 
-class Behind(TimeoutError):
+class Behind(TimeoutError):  # noqa: N818 - a state of the pipeline
     """ClickHouse has not seen the LSN in time: nothing can be said about equality."""
 
 

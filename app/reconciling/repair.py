@@ -1,7 +1,7 @@
 """The repair: what Postgres says of a row that differs, sent through the topic once more, as Debezium would.
 
 A row of Postgres goes as a snapshot's read (op "r"), a row that only ClickHouse shows as a delete (op "d") of exactly
-that row, so that its tombstone lands in the month where it stands. Both carry the LSN of their writing, which is
+that row, so that its tombstone lands on the day where it stands. Both carry the LSN of their writing, which is
 behind every change that the row has had and, since the row is locked until Kafka has confirmed, before every change
 that it will have: so a later change wins, and an earlier one that is still on its way does not. Sending twice is
 harmless: the second has the same effect and a higher LSN.
@@ -20,7 +20,6 @@ import orjson
 from app import audit
 from app.producer import Producer, Record
 from app.reconciling import postgres
-from app.reconciling.clickhouse import Mirrored
 from app.reconciling.compare import Sides
 from app.reconciling.differences import EXTRA, GHOST, Difference, differences
 from app.reconciling.postgres import LSN, Connection
@@ -33,6 +32,7 @@ PRODUCE_TIMEOUT_MS: Final = 20_000
 CLIENT_ID: Final = "afluente-reconcile"
 EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 HUNDREDTHS: Final = 100
+LSN_STEP: Final = 8
 
 
 @dataclass(slots=True)
@@ -60,7 +60,7 @@ def lsn_fields(mirror: Mirror, lsn: int) -> dict[str, Any]:
 
 
 def debezium_row(mirror: Mirror, row: MirrorRow) -> dict[str, Any]:
-    """A row as Debezium writes it with this project's settings: money as text, days as a number, moments in ISO 8601."""
+    """A row as Debezium writes it here: money as text, days as a number, moments in ISO 8601."""
     return {column.name: _written(column.kind, row.values[column.name]) for column in mirror.columns}
 
 
@@ -89,6 +89,18 @@ def record_of(topic: str, mirror: Mirror, found: Difference, lsn: int) -> Record
         "ts_ms": time.time_ns() // 1_000_000,
     }
     return Record(topic, found.key.tenant_id.encode(), orjson.dumps(change), [])
+
+
+def records_of(topic: str, mirror: Mirror, found: Sequence[Difference], lsn: int) -> list[Record]:
+    """The records that mend some differences."""
+    tombstones: Counter[Key] = Counter()
+    records = []
+    for one in found:
+        # A change is known by key, LSN and op, so each ghost of one row needs an LSN of its own. Records of the WAL
+        # begin eight bytes apart, so none of the numbers just below this one belongs to a change.
+        records.append(record_of(topic, mirror, one, lsn - min(tombstones[one.key], LSN_STEP - 1)))
+        tombstones[one.key] += one.kind in {EXTRA, GHOST}
+    return records
 
 
 async def repair(sides: Sides, wrong: Spool, producer: Producer, report: Callable[[int, int], None]) -> Repaired:
@@ -124,7 +136,7 @@ async def _mend(
             for difference in differences(Key(table, tenant_id, one), locked.get(one), mirrored.get(one, ()))
         ]
         repaired.agreed += len(past) - len({one.key.id for one in found})
-        await producer.send_many([record_of(sides.topic, mirror, one, lsn) for one in found])
+        await producer.send_many(records_of(sides.topic, mirror, found, lsn))
         tombstones = sum(one.kind in {EXTRA, GHOST} for one in found)
         repaired.tombstones += tombstones
         repaired.rows += len(found) - tombstones

@@ -22,7 +22,7 @@ class Spool:
     """Candidates in the order in which they came; read back in chunks of one table and tenant."""
 
     def __init__(self) -> None:
-        self._file = tempfile.TemporaryFile("w+", encoding="ascii")
+        self._file = tempfile.TemporaryFile("w+", encoding="ascii")  # noqa: SIM115 - closed by __exit__
         self.count = 0
 
     def __enter__(self) -> Self:

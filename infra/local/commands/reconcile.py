@@ -1,6 +1,5 @@
 """`./afluente reconcile`: do Postgres and ClickHouse hold the same? And if not, which rows, and mend them."""
 
-import asyncio
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -78,7 +77,7 @@ def bills(
 
     Both are compared at one LSN, so a difference is a difference and not lag: rows that change meanwhile are looked at
     again until they stand still. Each row that differs is named with its kind: missing, extra, old_version, changed,
-    ghost (alive in a month it has left), newer_version. Crosses tenants, so it needs AFLUENTE_POSTGRES_OWNER_URL.
+    ghost (alive on a day it has left), newer_version. Crosses tenants, so it needs AFLUENTE_POSTGRES_OWNER_URL.
 
     Exit code 0 when both are equal (after --repair: are equal now), 1 when rows differ, 3 when no verdict was reached.
     """
@@ -252,8 +251,8 @@ def _print(run: Run) -> None:
         )
         if sent.ahead:
             print_hint(
-                f"{sent.ahead:,} rows carry an LSN in ClickHouse that Postgres has not reached (was it put back, or made "
-                "anew?): no repair wins over them. Take a snapshot, then `./afluente rebuild bills`."
+                f"{sent.ahead:,} rows carry an LSN in ClickHouse that Postgres has not reached (was it put back, or "
+                "made anew?): no repair wins over them. Take a snapshot, then `./afluente rebuild bills`."
             )
     if run.after is not None:
         out.print(_line(run.after, run.seconds))

@@ -55,6 +55,7 @@ def lsn_fields(mirror: Mirror, lsn: int) -> dict[str, Any]:
         "table": mirror.table,
         "snapshot": "incremental",
         "lsn": lsn,
+        "sequence": f'["{lsn}","{lsn}"]',  # what a mirror's version is made of: the last commit before, and the change
         "ts_ms": time.time_ns() // 1_000_000,
     }
 

@@ -18,7 +18,7 @@ from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_delay, w
 from app import progress, source
 from app.batch import TP, RecordBatch
 from app.dedup import first_carriers
-from app.errors import Backpressure
+from app.errors import Backpressure, Poison
 from app.migrate import SCHEMAS, placeholders, read_migrations, render
 from app.ownership import describe
 from app.pipeline import Loop, Pipeline, Work
@@ -172,8 +172,9 @@ class Rebuild:
             self.blocks += 1
             # Each block has a name that no insert ever had.
             name = token(self.pipeline.name, table.table, version.id, span, f"{self.rebuild_id}-{self.blocks}")
-            refused = await _patiently()(
-                self.sink.insert, f"{table.table}{suffix}", version, (tp.topic, tp.partition), rows, name
+            place = (tp.topic, tp.partition)
+            refused: list[tuple[int, Poison]] = await _patiently()(
+                self.sink.insert, f"{table.table}{suffix}", version, place, rows, name
             )
             self.counts.rows += len(rows) - len(refused)
             self.counts.refused += len(refused)

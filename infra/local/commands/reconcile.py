@@ -128,7 +128,7 @@ async def _run(settings: Settings, tenants: list[str], wait_s: float, *, mend: b
     if not url:
         raise Fault("AFLUENTE_POSTGRES_OWNER_URL is not set: comparing crosses tenants, which only the owner may.")
     began = time.monotonic()
-    with ExitStack() as spools, _shown() as report:
+    with ExitStack() as spools, shown() as report:
         async with postgres.connected(url) as connection, Mirrored(settings) as mirrored:
             await postgres.require_all_tenants(connection, [one.table for one in mirrors.MIRRORS])
             try:
@@ -162,7 +162,7 @@ async def _repair(settings: Settings, sides: Sides, wrong: Spool, verdict: Verdi
 
 
 @contextmanager
-def _shown() -> Iterator[Report]:
+def shown() -> Iterator[Report]:
     """A bar on stderr that says what is being done; nothing stays of it."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as bar:

@@ -5,6 +5,7 @@ from typing import Final
 
 from starlette.requests import Request
 
+from api.bills_store import BillsStore
 from api.cors import admit_origin
 from api.cursor import Cursors
 from api.errors import Refusal
@@ -31,6 +32,7 @@ class Edge:
     rates: Rates
     store: ReadingStore
     cursors: Cursors
+    bills: BillsStore
 
 
 def edge_of(request: Request) -> Edge:

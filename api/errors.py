@@ -109,7 +109,7 @@ async def _invalid(_request: Request, error: Exception) -> Response:
         {
             "pointer": "/" + "/".join(str(part) for part in found["loc"]),
             "code": str(found["type"]),
-            "detail": str(found["msg"]),
+            "detail": str(found["msg"]).removeprefix("Value error, "),
         }
         for found in error.errors()
     ]

@@ -10,7 +10,7 @@ import uvicorn
 from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
 
-from api import contract, errors, health, reading, snippet, tracking, webhooks
+from api import bills, bills_overdue, bills_store, contract, errors, health, reading, snippet, tracking, webhooks
 from api.cors import Cors
 from api.cursor import Cursors
 from api.deps import Edge
@@ -37,6 +37,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         master_key = settings.master_key_bytes
         provider = traces.configure("afluente-edge", settings.otlp_endpoint)
         pool = await credentials.connect(settings.postgres_url.get_secret_value())
+        bills_pool = await bills_store.connect(settings.postgres_url.get_secret_value())
         edge = Edge(
             credentials=credentials.Credentials(pool, master_key, cache_s=settings.credential_cache_s),
             producer=Producer(settings.kafka_url, timeout_ms=settings.produce_timeout_ms, client_id="afluente-edge"),
@@ -46,15 +47,20 @@ def create_app(settings: Settings | None = None) -> FastAPI:
             rates=Rates(),
             store=ReadingStore(settings),
             cursors=Cursors(master_key),
+            bills=bills_store.BillsStore(bills_pool),
         )
+        sweep = bills_overdue.Sweep(edge.bills)
         app.state.edge = edge
         app.state.probes = health.Probes(edge)
         app.state.probes.start()
+        sweep.start()
         log.info("edge started", port=settings.edge_port)
         yield
+        await sweep.stop()
         await app.state.probes.stop()
         await edge.producer.close()
         await edge.store.close()
+        await bills_pool.close()
         await pool.close()
         if provider is not None:
             provider.shutdown()
@@ -65,6 +71,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.include_router(tracking.router)
     app.include_router(webhooks.router)
     app.include_router(reading.router)
+    app.include_router(bills.router)
     app.include_router(health.router)
     app.include_router(snippet.router)
     errors.install(app)

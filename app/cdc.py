@@ -29,14 +29,19 @@ UPDATE: Final = "u"
 DELETE: Final = "d"
 READ: Final = "r"
 TRUNCATE: Final = "t"
-OPS: Final = frozenset((CREATE, UPDATE, DELETE, READ, TRUNCATE))
+OPS: Final = (CREATE, UPDATE, DELETE, READ, TRUNCATE)
 
 Columns = Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """One change of one row. `key` is the row's primary key after it, or before it for a delete."""
+    """One change of one row. `key` is the row's primary key after it, or before it for a delete.
+
+    `lsn` tells changes apart. `position` orders those of one row as they were committed: a transaction that was open
+    during a snapshot has lower LSNs than the snapshot's stale reads. Changes of one transaction may share it, and
+    then the later record counts.
+    """
 
     table: str
     op: str
@@ -44,6 +49,7 @@ class Change:
     before: Columns | None
     after: Columns | None
     lsn: int
+    position: int
     tx_id: int | None
     committed_at_ms: int
     snapshot: bool
@@ -133,10 +139,11 @@ def parse(value: bytes | None, keys: Mapping[str, tuple[str, ...]]) -> Change:
     if not isinstance(table, str) or table not in keys:
         raise Poison("unknown_table", f"source.table is none of {', '.join(keys)}")
     if op not in OPS:
-        raise Poison("unknown_op", f"op is none of {', '.join(sorted(OPS))}")
+        raise Poison("unknown_op", f"op is none of {', '.join(OPS)}")
     before, after = _columns(envelope, "before"), _columns(envelope, "after")
     if after is not None and op == UPDATE:
         after = _available(table, before, after)
+    lsn, position = _places(source)
     tx_id = source.get("txId")
     change = Change(
         table=table,
@@ -144,7 +151,8 @@ def parse(value: bytes | None, keys: Mapping[str, tuple[str, ...]]) -> Change:
         key=() if op == TRUNCATE else _key(table, keys[table], before if op == DELETE else after),
         before=before,
         after=after,
-        lsn=_whole(source, "lsn"),
+        lsn=lsn,
+        position=position,
         tx_id=None if tx_id is None else _whole(source, "txId"),
         committed_at_ms=_whole(source, "ts_ms"),
         snapshot=source.get("snapshot") not in NO_SNAPSHOT,
@@ -195,6 +203,28 @@ def _available(table: str, before: Columns | None, after: Columns) -> Columns:
                 raise Poison("unavailable_value", f"{table}.{name} was not sent; the table needs REPLICA IDENTITY FULL")
             whole[name] = before[name]
     return whole
+
+
+def _places(source: Mapping[str, Any]) -> tuple[int, int]:
+    """LSN and position of a change: from `sequence`, the last commit's end and its own LSN, else from `lsn` alone.
+
+    An incremental snapshot's reads have no `lsn`, an initial one's no last commit.
+    """
+    text = source.get("sequence")
+    if text is None:
+        lsn = _whole(source, "lsn")
+        return lsn, lsn
+    try:
+        sequence = orjson.loads(text)
+        committed, own = (None if one is None else int(one) for one in sequence)
+    except (TypeError, ValueError):
+        raise Poison("not_a_change", "source.sequence is no pair of LSNs") from None
+    if own is None:
+        own = _whole(source, "lsn")
+    position = max(own, committed or 0)
+    if not (own >= 0 and position <= LSN_MAX):
+        raise Poison("not_a_change", "source.sequence is no pair of LSNs")
+    return own, position
 
 
 def _whole(source: Mapping[str, Any], name: str) -> int:

@@ -221,11 +221,11 @@ class Loop:
     ) -> list[tuple[int, Poison]]:
         """One insert; one that may have been tried before is looked after, since its token alone proves nothing."""
         repeated, work.repeated = work.repeated, True
-        if repeated and table.mirror:
-            # Rows of equal version are one row, so none needs asking for: insert them under a name that nothing had.
+        if repeated and table.version:
+            # Nothing newer is there, so the last versions once more are no harm: under a name that no insert had.
             name = f"{name}:again{time.time_ns()}"
         refused = await self.parts.sink.insert(table.table, version, work.batch.tp, rows, name)
-        if repeated and not table.mirror:
+        if repeated and not table.version:
             gone = {offset for offset, _ in refused}
             left = [row for row in rows if row.offset not in gone]
             await restore(self.parts.sink, table.table, version, work.batch.tp, left, token=name)

@@ -10,7 +10,7 @@ import io
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import fastavro
 from confluent_kafka import Message
@@ -161,14 +161,17 @@ class Replay:
                 await self._insert(table, version, span, missing)
 
     async def _missing(self, table: Rows, version: Version, rows: Sequence[Row], chunk: set[Unique]) -> list[Row]:
-        """The rows that the table lacks, each once; `chunk` holds the keys of this chunk so far."""
-        keyed = [(row, unique_of(row, version, table.unique)) for row in rows]
-        existing = await self._stored.existing(table, [key for _, key in keyed if key is not None])
+        """The rows that the table lacks; `chunk` holds the keys of this chunk so far.
+
+        Of events each once. Of versions those that are newer than what is there, in their order: the last one counts.
+        """
+        keyed = [(row, unique_of(row, version, table)) for row in rows]
+        existing = await self._stored.existing(table, [key for _, (key, _) in keyed if key])
         missing: list[Row] = []
-        for row, key in keyed:
-            if key is None:
+        for row, (key, number) in keyed:
+            if not key:
                 self.outcome.poison += 1
-            elif key in existing or key in chunk:
+            elif number <= existing.get(key, -1) or (key in chunk and not table.version):
                 self.outcome.present += 1
             else:
                 chunk.add(key)
@@ -188,13 +191,13 @@ class Replay:
         self.outcome.refused += len(refused)
 
 
-def unique_of(row: Row, version: Version, columns: Sequence[str]) -> Unique | None:
-    """What no other row has in those columns, read from the row itself; None when it is no datum of its schema."""
+def unique_of(row: Row, version: Version, table: Rows) -> tuple[Unique, int]:
+    """The texts of a row's unique columns, read from the row itself, and its version; () when it is no datum."""
     try:
-        fields = fastavro.schemaless_reader(io.BytesIO(row.datum), version.parsed, None)
+        fields: Any = fastavro.schemaless_reader(io.BytesIO(row.datum), version.parsed, None)
     except BAD_DATUM:
-        return None
-    return tuple(str(fields[column]) for column in columns) if isinstance(fields, dict) else None
+        return (), 0
+    return tuple(str(fields[column]) for column in table.unique), fields[table.version] if table.version else 0
 
 
 def _next(chunks: Iterator[list[Message]]) -> list[Message] | None:

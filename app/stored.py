@@ -67,33 +67,32 @@ class Stored:
         if self._client is not None:
             await self._client.close()
 
-    async def existing(self, table: Rows, keys: Iterable[Unique]) -> set[Unique]:
-        """Which of these rows the table has, by the texts of their unique columns."""
+    async def existing(self, table: Rows, keys: Iterable[Unique]) -> dict[Unique, int]:
+        """Which of these rows the table has, by the texts of their unique columns, and their highest version or 0."""
         wanted = sorted(set(keys))
-        found: set[Unique] = set()
+        found: dict[Unique, int] = {}
         for start in range(0, len(wanted), IDS_IN_QUERY):
             found |= await self._existing(table, wanted[start : start + IDS_IN_QUERY])
         return found
 
     async def counts(self, table: Rows) -> Counts:
-        """The whole table as a reader without FINAL sees it."""
-        query = f"SELECT count(), uniqExact({', '.join(table.unique)}) FROM {self._name(table)}"  # noqa: S608 - ours
+        """The whole table as a reader sees it: of events without FINAL, of versions with it."""
+        place = self._name(table) + (" FINAL" if table.version else "")
+        query = f"SELECT count(), uniqExact({', '.join(table.unique)}) FROM {place}"  # noqa: S608 - ours
         rows, unique = (await self._connected.query(query)).result_rows[0]
         return Counts(int(rows), int(unique))
 
-    async def _existing(self, table: Rows, wanted: Sequence[Unique]) -> set[Unique]:
-        # The first two columns apart, not as tuples: so the primary key and the bloom filter are used. The set below
-        # tells whole keys.
-        texts = ", ".join(f"toString({column})" for column in table.unique)
-        first, second = table.unique[:2]
+    async def _existing(self, table: Rows, wanted: Sequence[Unique]) -> dict[Unique, int]:
+        # The columns apart, not as tuples: so the primary key and the bloom filter are used. Whole keys are told below.
+        texts = ", ".join(f"toString({column}) AS text_{column}" for column in table.unique)
+        bound = {column: tuple(dict.fromkeys(key[n] for key in wanted)) for n, column in enumerate(table.unique)}
         query = (
-            f"SELECT DISTINCT {texts} FROM {self._name(table)} "  # noqa: S608 - values are bound
-            f"WHERE {first} IN %(firsts)s AND {second} IN %(seconds)s"
+            f"SELECT {texts}, {f'max({table.version})' if table.version else '0'} "  # noqa: S608 - values are bound
+            f"FROM {self._name(table)} WHERE {' AND '.join(f'{column} IN %({column})s' for column in bound)} "
+            f"GROUP BY {', '.join(f'text_{column}' for column in bound)}"
         )
-        firsts = tuple(dict.fromkeys(key[0] for key in wanted))
-        seconds = tuple(dict.fromkeys(key[1] for key in wanted))
-        rows = (await self._connected.query(query, {"firsts": firsts, "seconds": seconds})).result_rows
-        return {tuple(row) for row in rows} & set(wanted)
+        rows = (await self._connected.query(query, bound)).result_rows
+        return {key: int(row[-1]) for row in rows if (key := tuple(row[:-1])) in set(wanted)}
 
     def _name(self, table: Rows) -> str:
         return f"{self._settings.clickhouse_database}.{table.table}"

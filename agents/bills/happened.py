@@ -61,7 +61,7 @@ def event(change: Change, row: Row, event_type: str, former: Row | None, changed
             "description": row.get("description"),
             "previous_status": former["status"] if former is not None else None,
             "row_version": row["version"],
-            "lsn": change.lsn,
+            "lsn": change.position,
             "changed": changed,
         },
     }

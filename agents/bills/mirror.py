@@ -1,11 +1,10 @@
 """Mirror bills: every change of a row in Postgres becomes a version of it in ClickHouse, and an event.
 
 Reads: bills.changes. Writes: ClickHouse bills, bill_occurrences, cdc_progress; topic bills.events. Guarantees: the
-newest version of each row is alive in one month alone, in whatever order changes come and however often.
+newest version of each row is alive on one day alone, in whatever order changes come and however often.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from datetime import date
 from typing import Any, Final
 
 from agents.bills import columns, happened
@@ -18,7 +17,6 @@ from schemas.rows import BILL_OCCURRENCES, CDC_PROGRESS, Rows
 from schemas.rows import BILLS as BILL_ROWS
 
 MIRRORS: Final[Mapping[str, Rows]] = {BILLS: BILL_ROWS, OCCURRENCES: BILL_OCCURRENCES}
-EPOCH_DAY: Final = date(1970, 1, 1).toordinal()
 
 Row = dict[str, Any]
 
@@ -67,14 +65,13 @@ def versions(change: Change, before: Row | None, after: Row | None) -> Iterator[
 
 
 def place(table: str, row: Row) -> tuple[Any, ...]:
-    """Under what a row is looked for: its primary key, and the month of its due date, which is its partition."""
-    day = date.fromordinal(EPOCH_DAY + row["due_date"])
-    return (*(row[name] for name in KEYS[table]), day.year, day.month)
+    """Under what ClickHouse keeps a row: its primary key, and its due date, whose month is its partition."""
+    return (*(row[name] for name in KEYS[table]), row["due_date"])
 
 
 def version(change: Change, row: Row, *, is_deleted: int) -> Row:
-    """One row of the mirror: the LSN orders it among the versions of its key."""
-    return {**row, "is_deleted": is_deleted, "_version": change.lsn, "_changed_at": change.committed_at_ms}
+    """One row of the mirror: the position orders it among the versions of its key."""
+    return {**row, "is_deleted": is_deleted, "_version": change.position, "_changed_at": change.committed_at_ms}
 
 
 def progress(change: Change) -> Iterator[Row]:
@@ -83,4 +80,4 @@ def progress(change: Change) -> Iterator[Row]:
     One that a snapshot reads says nothing: it may travel before rows that were committed before it.
     """
     if change.op not in (READ, DELETE) and change.after is not None:
-        yield {**columns.read(change.table, change.after), "lsn": change.lsn}
+        yield {**columns.read(change.table, change.after), "lsn": change.position}

@@ -6,6 +6,7 @@ import click
 import typer
 
 from infra.local.commands import (
+    bills,
     cdc,
     demo,
     dlq,
@@ -73,6 +74,7 @@ app.add_typer(topics.app, name="topics", rich_help_panel=OPERATE)
 app.add_typer(tenant.app, name="tenant", rich_help_panel=OPERATE)
 app.add_typer(key.app, name="key", rich_help_panel=OPERATE)
 app.add_typer(webhook.app, name="webhook", rich_help_panel=OPERATE)
+app.add_typer(bills.app, name="bills", rich_help_panel=OPERATE)
 app.add_typer(dlq.app, name="dlq", rich_help_panel=OPERATE)
 app.command("replay", rich_help_panel=OPERATE)(replay.replay)
 app.add_typer(cdc.app, name="cdc", rich_help_panel=OPERATE)

@@ -16,7 +16,7 @@ from app.sinks.container import Row
 from app.source import SourceRecord
 from app.stored import Counts, EventKey
 from schemas import envelope, topics
-from schemas.rows import EVENT, TRACKING_EVENTS, Rows
+from schemas.rows import TRACKING_EVENTS, Rows
 from tables import tracking
 
 TENANT = str(uuid4())
@@ -31,14 +31,14 @@ class Table:
         self.events: list[tuple[str, ...]] = []
         self.tokens: list[str] = []
 
-    async def existing(self, table: Rows, keys: list[EventKey]) -> set[EventKey]:
-        return set(keys) & set(self.events)
+    async def existing(self, table: Rows, keys: list[EventKey]) -> dict[EventKey, int]:
+        return dict.fromkeys(set(keys) & set(self.events), 0)
 
     async def insert(
         self, table: str, version: Version, source: tuple[str, int], rows: list[Row], token: str
     ) -> list[Any]:
         self.tokens.append(token)
-        self.events += [key for row in rows if (key := unique_of(row, version, EVENT)) is not None]
+        self.events += [key for row in rows if (key := unique_of(row, version, TRACKING_EVENTS)[0])]
         return []
 
 
@@ -144,5 +144,8 @@ def test_doubled_counts_new_duplicates_only() -> None:
 def test_a_row_names_its_own_event() -> None:
     """What is looked up is the id in the row, which is what ClickHouse holds; a broken datum is nobody's."""
     record = click(1, "a")
-    assert unique_of(Row(1, (record.value or b"")[PREFIX_BYTES:]), SUBJECT.latest, EVENT) == EventKey(TENANT, "a")
-    assert unique_of(Row(1, b"\x01"), SUBJECT.latest, EVENT) is None
+    assert unique_of(Row(1, (record.value or b"")[PREFIX_BYTES:]), SUBJECT.latest, TRACKING_EVENTS) == (
+        EventKey(TENANT, "a"),
+        0,
+    )
+    assert unique_of(Row(1, b"\x01"), SUBJECT.latest, TRACKING_EVENTS) == ((), 0)

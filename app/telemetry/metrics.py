@@ -183,6 +183,32 @@ ASSIGNED: Final = Gauge(
     registry=REGISTRY,
 )
 
+# The comparison of Postgres and ClickHouse.
+RECONCILE_DIFFERENCES: Final = Gauge(
+    "afluente_reconcile_differences",
+    "Rows that differ between Postgres and ClickHouse, by kind, in the last comparison. Any: reconcile --repair.",
+    ["pipeline", "kind"],
+    registry=REGISTRY,
+)
+RECONCILE_UNSETTLED: Final = Gauge(
+    "afluente_reconcile_unsettled",
+    "Rows that changed in every pass of the last comparison. Above 0 for long: something rewrites them all the time.",
+    ["pipeline"],
+    registry=REGISTRY,
+)
+RECONCILE_LAST_SUCCESS: Final = Gauge(
+    "afluente_reconcile_last_success_timestamp_seconds",
+    "When a comparison last came to a verdict, whatever it was. Old: it fails, or cannot catch up; see its log.",
+    ["pipeline"],
+    registry=REGISTRY,
+)
+RECONCILE_SECONDS: Final = Gauge(
+    "afluente_reconcile_duration_seconds",
+    "How long the last comparison took. Near its interval: compare less often.",
+    ["pipeline"],
+    registry=REGISTRY,
+)
+
 
 def exposition() -> bytes:
     """Everything in the catalogue, in Prometheus' text format."""

@@ -6,12 +6,12 @@ from typing import Final
 from starlette.requests import Request
 
 from api.analytics_store import Analytics
-from api.bills_store import BillsStore
 from api.cors import admit_origin
 from api.cursor import Cursors
 from api.errors import Refusal
 from api.limits import InFlight, Rates
 from api.reading_store import ReadingStore
+from api.tenant_store import TenantStore
 from app.codec import Codec
 from app.credentials import Credential, Credentials, Kind
 from app.producer import Producer
@@ -34,7 +34,7 @@ class Edge:
     store: ReadingStore
     cursors: Cursors
     analytics: Analytics
-    bills: BillsStore
+    rows: TenantStore
 
 
 def edge_of(request: Request) -> Edge:

@@ -16,12 +16,12 @@ from api import (
     analytics,
     bills,
     bills_overdue,
-    bills_store,
     contract,
     errors,
     health,
     reading,
     snippet,
+    tenant_store,
     tracking,
     webhooks,
 )
@@ -57,7 +57,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         provider = traces.configure("afluente-edge", settings.otlp_endpoint)
         pool = await credentials.connect(settings.postgres_url.get_secret_value())
         store = ReadingStore(settings)
-        bills_pool = await bills_store.connect(settings.postgres_url.get_secret_value())
+        rows_pool = await tenant_store.connect(settings.postgres_url.get_secret_value())
         edge = Edge(
             credentials=credentials.Credentials(pool, master_key, cache_s=settings.credential_cache_s),
             producer=Producer(settings.kafka_url, timeout_ms=settings.produce_timeout_ms, client_id="afluente-edge"),
@@ -68,9 +68,9 @@ def create_app(settings: Settings | None = None) -> FastAPI:
             store=store,
             cursors=Cursors(master_key),
             analytics=Analytics(store, settings),
-            bills=bills_store.BillsStore(bills_pool),
+            rows=tenant_store.TenantStore(rows_pool),
         )
-        sweep = bills_overdue.Sweep(edge.bills)
+        sweep = bills_overdue.Sweep(edge.rows)
         app.state.edge = edge
         app.state.probes = health.Probes(edge)
         app.state.probes.start()
@@ -84,7 +84,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         await edge.producer.close()
         await edge.analytics.answers.close()
         await edge.store.close()
-        await bills_pool.close()
+        await rows_pool.close()
         await pool.close()
         if provider is not None:
             provider.shutdown()

@@ -29,10 +29,10 @@ Row = dict[str, Any]
 
 
 def events(change: Change, before: Row | None, after: Row | None) -> Iterator[Emitted]:
-    """The events of one change, in their order. A snapshot's read tells nothing new."""
+    """The events of one change, in their order. A snapshot tells nothing new, nor a repair, which looks like one."""
     event_type = TYPES.get((change.table, change.op))
     row = before if change.op == DELETE else after
-    if event_type is None or row is None:
+    if event_type is None or row is None or change.snapshot:
         return
     former = before if change.op == UPDATE else None
     changed = [name for name, value in row.items() if value != former[name]] if former is not None else []

@@ -26,7 +26,7 @@ POLL_S: Final = 0.2
 QUIET_S: Final = 90.0
 TABLES: Final = (BILLS, OCCURRENCES)
 SHOWN: Final[dict[columns.Kind, str]] = {
-    columns.UUID: "toString({})", columns.MONEY: "toString({})", columns.DATE: "toUInt16({})",
+    columns.UUID: "toString({})", columns.MONEY: "toDecimalString({}, 2)", columns.DATE: "toUInt16({})",
     columns.TIME: "toUnixTimestamp64Micro({})", columns.OPTIONAL_TIME: "toUnixTimestamp64Micro({})",
 }  # fmt: skip
 
@@ -51,7 +51,7 @@ class Mirrored:
         name = f"{self.settings.clickhouse_database}.{table}"
         text = self.sql(
             f"SELECT {shown} FROM {name} AS m FINAL WHERE m.tenant_id = '{tenant}' ORDER BY id FORMAT JSONEachRow"
-            " SETTINGS output_format_json_quote_64bit_integers = 0, output_format_decimal_trailing_zeros = 1"
+            " SETTINGS output_format_json_quote_64bit_integers = 0"
         )
         return [json.loads(line) for line in text.splitlines()]
 

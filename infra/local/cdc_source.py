@@ -166,7 +166,9 @@ async def heartbeat_age_s(connection: "Connection[Any]") -> float | None:
 
 async def drop_slot(connection: "Connection[Any]", name: str) -> None:
     """Removes the slot, if it is there. Postgres refuses while somebody reads from it."""
-    await connection.execute("SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name = $1", name)
+    await connection.execute(
+        "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name = $1", name
+    )
 
 
 async def make_slot(connection: "Connection[Any]", name: str, plugin: str) -> int:
@@ -178,9 +180,7 @@ async def make_slot(connection: "Connection[Any]", name: str, plugin: str) -> in
     return int(lsn)
 
 
-async def signal_snapshot(
-    connection: "Connection[Any]", tables: Sequence[str], condition: str = ""
-) -> tuple[str, int]:
+async def signal_snapshot(connection: "Connection[Any]", tables: Sequence[str], condition: str = "") -> tuple[str, int]:
     """Asks Debezium for an incremental snapshot. Returns the signal's id and an LSN behind it."""
     order: dict[str, Any] = {"type": "incremental", "data-collections": list(tables)}
     if condition:

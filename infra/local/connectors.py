@@ -100,7 +100,9 @@ class Connectors:
 
     async def set_offset(self, name: str, partition: Mapping[str, str], offset: Mapping[str, int]) -> None:
         """Where a stopped connector begins when it is resumed."""
-        await self._ask("PATCH", f"/connectors/{name}/offsets", {"offsets": [{"partition": partition, "offset": offset}]})
+        await self._ask(
+            "PATCH", f"/connectors/{name}/offsets", {"offsets": [{"partition": partition, "offset": offset}]}
+        )
 
     async def restart_failed(self, name: str) -> None:
         """Starts again what has failed, and leaves the rest alone."""
@@ -110,7 +112,9 @@ class Connectors:
         """Ends its tasks; the settings and the position stay. Returns when it has stopped."""
         await self._ask("PUT", f"/connectors/{name}/stop")
         async with asyncio.timeout(REBALANCE_TIMEOUT_S):
-            while (state := await self.state(name)) and (state.state != "STOPPED" or state.tasks):
+            while (  # noqa: ASYNC110 - Connect tells nobody
+                state := await self.state(name)
+            ) and (state.state != "STOPPED" or state.tasks):
                 await asyncio.sleep(POLL_S)
 
     async def resume(self, name: str) -> None:

@@ -5,6 +5,8 @@ from typing import Final
 
 from starlette.requests import Request
 
+from api.analytics_store import Analytics
+from api.bills_store import BillsStore
 from api.cors import admit_origin
 from api.cursor import Cursors
 from api.errors import Refusal
@@ -31,6 +33,8 @@ class Edge:
     rates: Rates
     store: ReadingStore
     cursors: Cursors
+    analytics: Analytics
+    bills: BillsStore
 
 
 def edge_of(request: Request) -> Edge:

@@ -130,11 +130,11 @@ def condition(tenant: str, where: str) -> str:
 
 
 async def check_condition(settings: Settings, tables: Sequence[str], where: str) -> None:
-    """Lets Postgres plan the condition: Debezium only logs one that is wrong, and sends nothing."""
+    """Lets Postgres plan the operator's condition: Debezium only logs one that is wrong, and sends nothing."""
     async with source.connected(settings) as connection:
         for table in tables:
             try:
-                await connection.execute(f"EXPLAIN SELECT 1 FROM {table} WHERE {where}")  # noqa: S608 - an operator's own
+                await connection.execute(f"EXPLAIN SELECT 1 FROM {table} WHERE {where}")  # noqa: S608
             except asyncpg.PostgresError as error:
                 raise Fault(f"Postgres refuses the condition for {table}: {error}") from None
 

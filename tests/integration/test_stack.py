@@ -120,7 +120,9 @@ def test_topics_are_as_declared_and_lag_is_read(stack: Stack):
     assert json.loads(afluente(stack, "topics", "diff", "--json").stdout) == {"changes": []}
     lag = json.loads(afluente(stack, "lag", "--json").stdout)
     assert lag["lag"] == 0
-    assert {row["topic"] for row in lag["partitions"]} == {"tracking.collected", "gateway.received"}
+    assert {row["topic"] for row in lag["partitions"]} == {"tracking.collected", "gateway.received", "bills.changes"}
+    assert {row["state"] for row in lag["partitions"]} == {"empty"}
+    assert lag["stuck"] == []
 
 
 @pytest.mark.parametrize("name", STORES)

@@ -44,7 +44,7 @@ _TEMPLATES: Final = Environment(
 )  # fmt: skip
 _ASSETS: Final = {
     name: ((_FOLDER / name).read_bytes(), kind)
-    for name, kind in (("bills.css", "text/css"), ("bills.js", "text/javascript"))
+    for name, kind in (("bills.css", "text/css"), ("bills.js", "text/javascript"), ("mark.svg", "image/svg+xml"))
 }
 _VERSION: Final = hashlib.sha256(b"".join(content for content, _ in _ASSETS.values())).hexdigest()[:12]
 _SAFE: Final = {

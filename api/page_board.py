@@ -156,7 +156,12 @@ def _installment(row: Mapping[str, Any], currency: str, tongue: str) -> dict[str
         "id": str(row["id"]),
         "what": what,
         "more": " · ".join(
-            one for one in (row["category"], part or (words["recurring"] if row["recurrence"] != "none" else "")) if one
+            one
+            for one in (
+                row["category"] if row["category"] != what else "",
+                part or (words["recurring"] if row["recurrence"] != "none" else ""),
+            )
+            if one
         ),
         "amount": amount,
         "day": words["today"] if row["due_date"] == today() else day,

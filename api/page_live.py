@@ -66,13 +66,14 @@ class LiveFeed:
             await asyncio.sleep(LOOK_S)
 
     async def _look(self) -> None:
+        tenants = sorted(self._pages)
         parameters = {
             "database": self._store.database,
-            "tenants": sorted(self._pages),
+            "tenants": tenants,
             "since_ms": LOOK_BACK_MS,
             "limit": ROWS_MAX,
         }
-        found: dict[str, set[tuple[Any, ...]]] = {tenant: set() for tenant in parameters["tenants"]}
+        found: dict[str, set[tuple[Any, ...]]] = {tenant: set() for tenant in tenants}
         for row in await self._store.rows(CAME_IN, parameters, QUERY_SETTINGS):
             found[row["tenant_id"]].add((row["id"], row["version"], row["is_deleted"]))
         for tenant, rows in found.items():

@@ -89,7 +89,7 @@ class TestMaking:
                 if part["id"] == shown["id"]] == bill["occurrences"]  # fmt: skip
 
     def test_a_recurrence_is_made_out_in_full(self, client: httpx.Client) -> None:
-        """count and until say how many there are; each has the whole amount."""
+        """Count and until say how many there are; each has the whole amount."""
         by_count = made(client, recurrence="yearly", count=3, due_date="2088-02-29")["occurrences"]
         assert [p["due_date"] for p in by_count] == ["2088-02-29", "2089-02-28", "2090-02-28"]
         assert {p["amount"] for p in by_count} == {"100.00"}

@@ -1,9 +1,11 @@
 """The entry of the edge: builds its parts in order, mounts its routes, serves. `python -m api.main`."""
 
+import gc
 import signal
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Final
 
 import structlog
 import uvicorn
@@ -28,6 +30,7 @@ from api.analytics_store import Analytics
 from api.cors import Cors
 from api.cursor import Cursors
 from api.deps import Edge
+from api.direct import Direct
 from api.limits import InFlight, Rates
 from api.observe import Observe
 from api.page_live import LiveFeed
@@ -40,6 +43,9 @@ from app.producer import Producer
 from app.pseudonym import Pseudonymiser
 from app.settings import Settings
 from app.telemetry import logs, traces
+
+# What is there after the start stays: a collection that walks through it again and again took an eighth of the time.
+GC_ALLOCATIONS: Final = 20_000  # containers more than there were; a request of 1,000 events makes some 10,000
 
 log = structlog.get_logger(__name__)
 
@@ -75,6 +81,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         app.state.probes = health.Probes(edge)
         app.state.probes.start()
         sweep.start()
+        gc.collect()
+        gc.freeze()
         log.info("edge started", port=settings.edge_port)
         yield
         await sweep.stop()
@@ -116,11 +124,12 @@ def main() -> None:
     except ValueError as error:
         sys.exit(f"the edge does not start: {error}")
     # uvicorn drains, then raises the signal it got once more for whoever started it: let that end with status 0.
+    gc.set_threshold(GC_ALLOCATIONS)
     allow_connections(settings.edge_connections_max)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda _number, _frame: None)
     app = create_app(settings)
-    server = uvicorn.Server(config_for(app, settings))
+    server = uvicorn.Server(config_for(Direct(app, tracking.router), settings))
     app.state.is_ending = lambda: server.should_exit  # streams end themselves; nobody waits for them
     server.run()
 

@@ -3,7 +3,7 @@
 import json
 import uuid
 from collections.abc import Iterator
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -14,10 +14,8 @@ import pytest
 from api import version_token
 from api.bills_rules import today
 from api.version_token import Written
+from tests.support.bills import PLAIN, made, opened, parts_of
 from tests.support.edge_parts import Parts, new_tenant, problem
-
-SOON = date(2090, 1, 31)  # far enough never to be overdue
-PLAIN = {"user_id": "ana", "amount": "100.00", "currency": "BRL", "due_date": str(SOON)}
 
 
 @pytest.fixture(scope="module")
@@ -29,10 +27,6 @@ def parts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Parts]:
         yield running
     finally:
         running.stop_all()
-
-
-def opened(parts: Parts, tenant: dict[str, str]) -> httpx.Client:
-    return httpx.Client(base_url=parts.edge_url, headers={"X-App-Key": tenant["app_key"]}, timeout=20)
 
 
 @pytest.fixture(scope="module")
@@ -50,20 +44,6 @@ def client(parts: Parts, tenant: dict[str, str]) -> Iterator[httpx.Client]:
 def stranger(parts: Parts) -> Iterator[httpx.Client]:
     with opened(parts, new_tenant(parts)) as found:
         yield found
-
-
-def made(client: httpx.Client, **fields: Any) -> dict[str, Any]:
-    answer = client.post("/bills", json={**PLAIN, **fields})
-    assert answer.status_code == 201, answer.text
-    found: dict[str, Any] = answer.json()
-    return found
-
-
-def parts_of(client: httpx.Client, bill_id: str) -> list[dict[str, Any]]:
-    answer = client.get(f"/bills/{bill_id}/occurrences", params={"limit": 500})
-    assert answer.status_code == 200, answer.text
-    found: list[dict[str, Any]] = answer.json()["items"]
-    return found
 
 
 class TestMaking:

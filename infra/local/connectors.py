@@ -68,7 +68,7 @@ class Connectors:
     async def faults(self, config: Mapping[str, str]) -> list[str]:
         """What Connect and Debezium find wrong with these settings, as `setting: why`. Connects to the database."""
         kind = config["connector.class"].rsplit(".", 1)[-1]
-        answer = await self._ask("PUT", f"/connector-plugins/{kind}/config/validate", config)
+        answer = await self._ask("PUT", f"/connector-plugins/{kind}/config/validate", {**config, "name": kind})
         checks = [check["value"] for check in answer["configs"]]
         return [f"{check['name']}: {error}" for check in checks for error in check["errors"]]
 
@@ -96,7 +96,9 @@ class Connectors:
 
     async def set_offset(self, name: str, partition: Mapping[str, str], offset: Mapping[str, int]) -> None:
         """Where a stopped connector begins when it is resumed."""
-        await self._ask("PATCH", f"/connectors/{name}/offsets", {"offsets": [{"partition": partition, "offset": offset}]})
+        await self._ask(
+            "PATCH", f"/connectors/{name}/offsets", {"offsets": [{"partition": partition, "offset": offset}]}
+        )
 
     async def restart_failed(self, name: str) -> None:
         """Starts again what has failed, and leaves the rest alone."""

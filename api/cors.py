@@ -9,6 +9,7 @@ from typing import Final
 
 from starlette.datastructures import MutableHeaders
 from starlette.requests import Request
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.errors import Refusal
@@ -40,6 +41,19 @@ def admit_origin(request: Request, credential: Credential) -> None:
     request.scope[_ALLOWED] = origin
 
 
+def allow_reading(scope: Scope, answer: Response) -> None:
+    """Write into an answer what `admit_origin` granted to the page that asks."""
+    if any(name == b"origin" for name, _ in scope["headers"]):
+        _grant(scope, answer.headers)
+
+
+def _grant(scope: Scope, headers: MutableHeaders) -> None:
+    headers.add_vary_header("Origin")
+    if _ALLOWED in scope:
+        headers["Access-Control-Allow-Origin"] = scope[_ALLOWED]
+        headers["Access-Control-Expose-Headers"] = _EXPOSED
+
+
 class Cors:
     """Answers preflights and writes the headers that `admit_origin` granted."""
 
@@ -62,11 +76,7 @@ class Cors:
 
             async def send_with_origin(sent: Message) -> None:
                 if sent["type"] == "http.response.start":
-                    headers = MutableHeaders(scope=sent)
-                    headers.add_vary_header("Origin")
-                    if _ALLOWED in scope:
-                        headers["Access-Control-Allow-Origin"] = scope[_ALLOWED]
-                        headers["Access-Control-Expose-Headers"] = _EXPOSED
+                    _grant(scope, MutableHeaders(scope=sent))
                 await send(sent)
 
             await self._app(scope, receive, send_with_origin)

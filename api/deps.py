@@ -5,6 +5,7 @@ from typing import Final
 
 from starlette.requests import Request
 
+from api.analytics_store import Analytics
 from api.bills_store import BillsStore
 from api.cors import admit_origin
 from api.cursor import Cursors
@@ -32,6 +33,7 @@ class Edge:
     rates: Rates
     store: ReadingStore
     cursors: Cursors
+    analytics: Analytics
     bills: BillsStore
 
 

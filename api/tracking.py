@@ -1,6 +1,7 @@
 """POST /track/...: where a click enters. Key, body, checks, Avro, Kafka; 202 once every accepted event is confirmed."""
 
 import asyncio
+from collections import Counter
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -77,8 +78,8 @@ async def _collect(request: Request, event_type: str | None) -> Response:
             faults = [fault for _, found in rejected for fault in found]
             raise Refusal(422, "no_valid_event", "no event of the request can be taken", errors=faults)
         await edge.producer.send_many(_records(edge, credential, accepted))
-    for event_record in accepted:
-        metrics.EVENTS_ACCEPTED.labels(event_record["event_type"]).inc()
+    for name, count in Counter(event["event_type"] for event in accepted).items():
+        metrics.EVENTS_ACCEPTED.labels(name).inc(count)
     return _answer(accepted, rejected, reader.warnings)
 
 

@@ -62,6 +62,12 @@ CREDENTIAL_LOOKUPS: Final = Counter(
     ["outcome"],
     registry=REGISTRY,
 )
+ANSWERS: Final = Counter(
+    "afluente_analytics_cache_total",
+    "Answers of analytics looked up in the cache, by outcome. away: the cache did not answer, figures were computed.",
+    ["cache", "outcome"],
+    registry=REGISTRY,
+)
 READY: Final = Gauge(
     "afluente_part_ready",
     "1 when the part answered its last probe. 0: that part is away; kafka and postgres stop writes.",

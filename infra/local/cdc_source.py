@@ -166,7 +166,9 @@ async def heartbeat_age_s(connection: "Connection[Any]") -> float | None:
 
 async def drop_slot(connection: "Connection[Any]", name: str) -> None:
     """Removes the slot, if it is there. Postgres refuses while somebody reads from it."""
-    await connection.execute("SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name = $1", name)
+    await connection.execute(
+        "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name = $1", name
+    )
 
 
 async def make_slot(connection: "Connection[Any]", name: str, plugin: str) -> int:

@@ -26,8 +26,9 @@ down: setup ## stop them; the data stays
 clean: setup ## stop them and remove the data (AFLUENTE_HOME)
 	@./afluente clean --yes
 
-demo: setup ## real traffic through all of it, a worker killed on the way, and the count at the end
+demo: setup ## real traffic and a killed worker, then bills by CDC; each must come out right
 	@./afluente demo
+	@./afluente demo bills
 
 test: setup-dev ## all tests but the fault suite, on real parts
 	@$(BIN)/python -m pytest -q --ignore=tests/fault

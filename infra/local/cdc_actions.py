@@ -8,6 +8,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+import asyncpg
+
 from app.settings import Settings
 from infra.local import cdc_source as source
 from infra.local.cdc_state import Report, definition, is_snapshotting, report
@@ -133,7 +135,7 @@ async def check_condition(settings: Settings, tables: Sequence[str], where: str)
         for table in tables:
             try:
                 await connection.execute(f"EXPLAIN SELECT 1 FROM {table} WHERE {where}")  # noqa: S608 - an operator's own
-            except source.asyncpg.PostgresError as error:
+            except asyncpg.PostgresError as error:
                 raise Fault(f"Postgres refuses the condition for {table}: {error}") from None
 
 

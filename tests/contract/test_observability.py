@@ -108,9 +108,13 @@ def test_panels_are_told_apart_and_explained() -> None:
 def test_prometheus_scrapes_the_services_of_the_compose_file() -> None:
     """A worker added to the compose file is scraped too, on the port it listens on."""
     services = yaml.safe_load(tree.read("docker-compose.yml"))["services"]
-    targets = {t for s in PROMETHEUS["scrape_configs"] for c in s["static_configs"] for t in c["targets"]}
+    targets = {t for s in PROMETHEUS["scrape_configs"] for c in s.get("static_configs", ()) for t in c["targets"]}
     workers = {f"{name}:8081" for name in services if name.startswith("worker-")}
     assert targets == workers | {"edge:8000"}
+    found = [c for s in PROMETHEUS["scrape_configs"] for c in s.get("dns_sd_configs", ())]
+    watch = services["cdc-watch"]
+    assert [(c["names"], c["port"]) for c in found] == [(["cdc-watch"], 8084)]
+    assert watch["command"] == ["cdc", "watch"]
 
 
 def test_the_dashboard_reads_the_provisioned_source() -> None:

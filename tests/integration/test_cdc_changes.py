@@ -41,7 +41,9 @@ async def test_insert_update_and_delete_come_with_both_images(cdc: Cdc):
     (bill,) = ids(1)
     owner = await cdc.owner()
     await cdc.insert(owner, [bill])
-    await owner.execute("UPDATE bills SET due_date = '2026-12-05', status = 'paid', paid_at = now() WHERE id = $1", bill)
+    await owner.execute(
+        "UPDATE bills SET due_date = '2026-12-05', status = 'paid', paid_at = now() WHERE id = $1", bill
+    )
     await owner.execute("DELETE FROM bills WHERE id = $1", bill)
     await owner.close()
     found = await asyncio.to_thread(changes.bills, {bill}, "the delete", "d")

@@ -12,9 +12,9 @@ import httpx
 
 from infra.local import cdc_actions
 from infra.local.cdc_state import definition, report
-from tests.support.cdc_parts import PARTITIONS, Cdc, quiet
+from tests.support.cdc_parts import PARTITIONS, Cdc
 
-FIRST_ROWS = 20_000
+FIRST_ROWS = 8_000
 NAMED_WITHIN_S = 10.0
 LOG_CHUNK_BYTES = 1_000_000
 SMALL_LIMIT = "max_slot_wal_keep_size = '1MB'\nmax_wal_size = '32MB'\n"
@@ -38,7 +38,9 @@ def test_heartbeat_rows_are_brought_to_the_number_of_partitions(cdc: Cdc):
 
     async def disturb() -> None:
         role = await cdc.role()
-        await role.execute("DELETE FROM cdc_heartbeats WHERE tenant_id = (SELECT min(tenant_id::text)::uuid FROM cdc_heartbeats)")
+        await role.execute(
+            "DELETE FROM cdc_heartbeats WHERE tenant_id = (SELECT min(tenant_id::text)::uuid FROM cdc_heartbeats)"
+        )
         await role.execute("INSERT INTO cdc_heartbeats (tenant_id) VALUES (gen_random_uuid())")
         await role.close()
 
@@ -53,7 +55,10 @@ def test_no_secret_is_shown(cdc: Cdc):
     password = url.split(":")[2].split("@")[0]
     shown = httpx.get(f"{cdc.settings.connect_url}/connectors/{definition().name}").text
     assert "${env:CONNECT_SECRET_POSTGRES_PASSWORD}" in shown
-    assert password not in shown + str(cdc.cli("status")) + (cdc.stack.home.root / "connect/connect.properties").read_text()
+    assert (
+        password
+        not in shown + str(cdc.cli("status")) + (cdc.stack.home.root / "connect/connect.properties").read_text()
+    )
 
 
 def test_an_idle_bills_domain_does_not_hold_the_log(cdc: Cdc):
@@ -150,7 +155,9 @@ def test_killed_during_the_first_snapshot_no_row_is_missing(cdc: Cdc):
     changes = cdc.changes()
     restarts = cdc.stack.records()["connect"].restarts
     cdc.apply()
-    changes.until(lambda seen: any(each.op == "r" and each.table == "bills" for each in seen), "the snapshot's first row")
+    changes.until(
+        lambda seen: any(each.op == "r" and each.table == "bills" for each in seen), "the snapshot's first row"
+    )
     cdc.stack.kill("connect")
     cdc.stack.wait("connect", restarts + 1)
     found = changes.bills(set(bills), "every row", "r")
@@ -204,8 +211,9 @@ async def _begin_anew(cdc: Cdc, bills: list[uuid.UUID]) -> None:
     name = definition().name
     async with cdc_actions.Connectors(cdc.settings.connect_url) as connectors:
         await connectors.stop(name)
-    httpx.delete(f"{cdc.settings.connect_url}/connectors/{name}/offsets", timeout=30).raise_for_status()
-    httpx.delete(f"{cdc.settings.connect_url}/connectors/{name}", timeout=30).raise_for_status()
+    async with httpx.AsyncClient(base_url=cdc.settings.connect_url, timeout=30) as client:
+        (await client.delete(f"/connectors/{name}/offsets")).raise_for_status()
+        (await client.delete(f"/connectors/{name}")).raise_for_status()
     owner, role = await cdc.owner(), await cdc.role()
     await role.execute("SELECT pg_drop_replication_slot($1)", definition().slot)
     await owner.execute("DELETE FROM bills")

@@ -84,7 +84,7 @@ def test_status_says_what_scripts_need(stack: Stack):
     """Name, state, pid, url and memory of every part, children of Postgres included."""
     document = json.loads(afluente(stack, "status", "--json").stdout)
     parts = {part["name"]: part for part in document["services"]}
-    assert set(parts) == {"kafka", "postgres", "clickhouse", "edge", "worker"}
+    assert set(parts) == {"kafka", "postgres", "clickhouse", "connect", "watch", "edge", "worker"}
     for name in STORES:
         assert parts[name]["state"] == "running"
         assert parts[name]["ready"]

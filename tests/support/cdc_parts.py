@@ -75,13 +75,12 @@ class Changes:
     def __init__(self, settings: Settings, *, whole: bool = False) -> None:
         self._consumer = Consumer({
             "bootstrap.servers": settings.kafka_url, "group.id": f"test-{uuid.uuid4()}", "enable.auto.commit": False,
+            "log_level": 2,
         })  # fmt: skip
         topic = definition().topic
         places = [TopicPartition(topic, number) for number in range(PARTITIONS)]
         starts = [self._consumer.get_watermark_offsets(place, timeout=WAIT_S)[0 if whole else 1] for place in places]
-        self._consumer.assign(
-            [TopicPartition(topic, number, start) for number, start in enumerate(starts)]
-        )
+        self._consumer.assign([TopicPartition(topic, number, start) for number, start in enumerate(starts)])
         self.seen: list[Change] = []
 
     def until(self, enough: Callable[[list[Change]], Any], what: str, seconds: float = WAIT_S) -> list[Change]:

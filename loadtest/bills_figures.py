@@ -31,7 +31,7 @@ class Figure(NamedTuple):
 
 
 Figures = dict[Place, Figure]
-MONTH: Final = ("formatDateTime(due_date, '%Y-%m')", "to_char(due_date, 'YYYY-MM')")
+MONTH: Final = ("left(toString(due_date), 7)", "to_char(due_date, 'YYYY-MM')")
 CATEGORY: Final = ("category", "category")
 
 

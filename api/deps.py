@@ -11,6 +11,8 @@ from api.cors import admit_origin
 from api.cursor import Cursors
 from api.errors import Refusal
 from api.limits import InFlight, Rates
+from api.page_live import LiveFeed
+from api.page_session import Sessions
 from api.reading_store import ReadingStore
 from app.codec import Codec
 from app.credentials import Credential, Credentials, Kind
@@ -34,6 +36,8 @@ class Edge:
     store: ReadingStore
     cursors: Cursors
     analytics: Analytics
+    live: LiveFeed
+    sessions: Sessions
     bills: BillsStore
 
 

@@ -7,7 +7,7 @@ DEV := $(VENV)/.installed-dev
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --require-hashes --no-deps --progress-bar on
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev up down clean demo test test-fault bench check lock FORCE
+.PHONY: help setup setup-dev up down clean demo test test-fault bench bench-bills check lock FORCE
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -38,6 +38,9 @@ test-fault: setup-dev ## kill -9 at every step, rebalances, outages
 
 bench: setup-dev ## the benchmarks of loadtest/, with their conditions
 	@$(BIN)/python -m loadtest.bench
+
+bench-bills: setup-dev ## bills from Postgres to ClickHouse at full size: an hour (AFLUENTE_BENCH_SCALE=0.02: minutes)
+	@$(BIN)/python -m loadtest.bills_bench
 
 check: setup-dev ## format, lint, types, import rules
 	@$(BIN)/ruff format --check .

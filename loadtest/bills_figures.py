@@ -81,6 +81,17 @@ class Ends:
         )
         return {Place(*row[:3]): Figure(*row[3:]) for row in rows}
 
+    async def versions(self, ids: Sequence[UUID]) -> dict[UUID, int]:
+        """The versions of some occurrences as a query finds them now."""
+        if not ids:
+            return {}
+        rows = await self._clickhouse.query(
+            f"SELECT toString(id) AS text, max(version) FROM {self._database}.bill_occurrences"  # noqa: S608
+            " WHERE id IN %(ids)s GROUP BY text",
+            {"ids": tuple(str(one) for one in ids)},
+        )
+        return {UUID(row[0]): int(row[1]) for row in rows.result_rows}
+
     async def equal(self, tenants: Sequence[str]) -> bool:
         """Months and categories, all of them, and there are some."""
         for label in (MONTH, CATEGORY):

@@ -36,7 +36,7 @@ class Settings(BaseSettings):
     kafka_url: str = Field(default="", description="bootstrap servers, host:port[,host:port]")
     postgres_url: SecretStr = Field(default=SecretStr(""), description="postgresql://user:password@host/db")
     postgres_owner_url: SecretStr = Field(
-        default=SecretStr(""), description="as postgres_url, for the role that owns the tables; read by migrate alone"
+        default=SecretStr(""), description="as postgres_url, for the owner of the tables: migrate, reconcile"
     )
     postgres_cdc_url: SecretStr = Field(
         default=SecretStr(""), description="as postgres_url, for the role that Debezium and `cdc` use"

@@ -17,7 +17,7 @@ from api.cors import Cors
 from api.cursor import Cursors
 from api.deps import Edge
 from api.direct import Direct
-from api.limits import InFlight, Rates
+from api.limits import Admission, InFlight, Rates
 from api.observe import Observe
 from api.reading_store import ReadingStore
 from api.server import allow_connections, config_for
@@ -43,12 +43,14 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         master_key = settings.master_key_bytes
         provider = traces.configure("afluente-edge", settings.otlp_endpoint)
         pool = await credentials.connect(settings.postgres_url.get_secret_value())
+        producer = Producer(settings.kafka_url, timeout_ms=settings.produce_timeout_ms, client_id="afluente-edge")
         edge = Edge(
             credentials=credentials.Credentials(pool, master_key, cache_s=settings.credential_cache_s),
-            producer=Producer(settings.kafka_url, timeout_ms=settings.produce_timeout_ms, client_id="afluente-edge"),
+            producer=producer,
             codec=Codec.load(settings.schema_registry_url),
             people=Pseudonymiser(master_key),
             in_flight=InFlight(settings.edge_in_flight_bytes_max),
+            admission=Admission(producer),
             rates=Rates(),
             store=ReadingStore(settings),
             cursors=Cursors(master_key),

@@ -44,17 +44,13 @@ def exporting() -> bool:
 _NO_SPAN: Final = nullcontext()
 
 
-def span(
-    name: str, traceparent: str | None, kind: SpanKind, **attributes: str | int
-) -> AbstractContextManager[None]:
+def span(name: str, traceparent: str | None, kind: SpanKind, **attributes: str | int) -> AbstractContextManager[None]:
     """A span that goes on with the caller's trace when `traceparent` is one, else begins its own."""
     return _span(name, traceparent, kind, attributes) if _exporting.is_set() else _NO_SPAN
 
 
 @contextmanager
-def _span(
-    name: str, traceparent: str | None, kind: SpanKind, attributes: Mapping[str, str | int]
-) -> Iterator[None]:
+def _span(name: str, traceparent: str | None, kind: SpanKind, attributes: Mapping[str, str | int]) -> Iterator[None]:
     parent = _propagator.extract({HEADER_TRACEPARENT: traceparent}) if traceparent else None
     with _tracer.start_as_current_span(name, context=parent, kind=kind, attributes=attributes):
         yield

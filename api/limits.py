@@ -42,7 +42,7 @@ class Admission:
             asyncio.get_running_loop().call_soon(self._next_turn)
         late = now - self._turn_began > TURN_S_MAX
         if late or (self._producer.awaited >= AWAITED_MIN and self._producer.oldest_s > CONFIRMING_S_MAX):
-            raise unavailable("overloaded", "this edge has more to do than it can. Send the same request again.")
+            raise unavailable("busy", "this edge has more to do than it can. Send the same request again.")
 
     def _next_turn(self) -> None:
         self._turn_began = None

@@ -19,9 +19,13 @@ from app.credentials import Credential
 ANY: Final = "*"
 PREFLIGHT_AGE_S: Final = 600  # browsers cap it at 600 to 7200 s anyway
 _ALLOWED: Final = "afluente.cors_origin"
+_EXPOSED: Final = "Retry-After, ETag, Location, Afluente-Version-Token, Idempotency-Replayed"
 _PREFLIGHT_HEADERS: Final = [
-    (b"access-control-allow-methods", b"GET, POST"),
-    (b"access-control-allow-headers", b"authorization, content-type, content-encoding, x-write-key, x-read-key"),
+    (b"access-control-allow-methods", b"GET, POST, PATCH, DELETE"),
+    (
+        b"access-control-allow-headers",
+        b"authorization, content-type, content-encoding, x-write-key, x-read-key, x-app-key, if-match, idempotency-key",
+    ),
     (b"access-control-max-age", str(PREFLIGHT_AGE_S).encode()),
     (b"vary", b"Origin"),
     (b"content-length", b"0"),
@@ -48,7 +52,7 @@ def _grant(scope: Scope, headers: MutableHeaders) -> None:
     headers.add_vary_header("Origin")
     if _ALLOWED in scope:
         headers["Access-Control-Allow-Origin"] = scope[_ALLOWED]
-        headers["Access-Control-Expose-Headers"] = "Retry-After"
+        headers["Access-Control-Expose-Headers"] = _EXPOSED
 
 
 class Cors:

@@ -12,7 +12,20 @@ import uvicorn
 from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
 
-from api import contract, errors, health, reading, snippet, tracking, webhooks
+from api import (
+    analytics,
+    bills,
+    bills_overdue,
+    bills_store,
+    contract,
+    errors,
+    health,
+    reading,
+    snippet,
+    tracking,
+    webhooks,
+)
+from api.analytics_store import Analytics
 from api.cors import Cors
 from api.cursor import Cursors
 from api.deps import Edge
@@ -44,6 +57,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         provider = traces.configure("afluente-edge", settings.otlp_endpoint)
         pool = await credentials.connect(settings.postgres_url.get_secret_value())
         producer = Producer(settings.kafka_url, timeout_ms=settings.produce_timeout_ms, client_id="afluente-edge")
+        store = ReadingStore(settings)
+        bills_pool = await bills_store.connect(settings.postgres_url.get_secret_value())
         edge = Edge(
             credentials=credentials.Credentials(pool, master_key, cache_s=settings.credential_cache_s),
             producer=producer,
@@ -52,19 +67,26 @@ def create_app(settings: Settings | None = None) -> FastAPI:
             in_flight=InFlight(settings.edge_in_flight_bytes_max),
             admission=Admission(producer),
             rates=Rates(),
-            store=ReadingStore(settings),
+            store=store,
             cursors=Cursors(master_key),
+            analytics=Analytics(store, settings),
+            bills=bills_store.BillsStore(bills_pool),
         )
+        sweep = bills_overdue.Sweep(edge.bills)
         app.state.edge = edge
         app.state.probes = health.Probes(edge)
         app.state.probes.start()
+        sweep.start()
         gc.collect()
         gc.freeze()
         log.info("edge started", port=settings.edge_port)
         yield
+        await sweep.stop()
         await app.state.probes.stop()
         await edge.producer.close()
+        await edge.analytics.answers.close()
         await edge.store.close()
+        await bills_pool.close()
         await pool.close()
         if provider is not None:
             provider.shutdown()
@@ -75,6 +97,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.include_router(tracking.router)
     app.include_router(webhooks.router)
     app.include_router(reading.router)
+    app.include_router(analytics.router)
+    app.include_router(bills.router)
     app.include_router(health.router)
     app.include_router(snippet.router)
     errors.install(app)
@@ -92,9 +116,9 @@ def main() -> None:
         settings.master_key_bytes  # noqa: B018 - asked for its error, before anything is started
     except ValueError as error:
         sys.exit(f"the edge does not start: {error}")
-    # uvicorn drains, then raises the signal it got once more for whoever started it: let that end with status 0.
     gc.set_threshold(GC_ALLOCATIONS)
     allow_connections(settings.edge_connections_max)
+    # uvicorn drains, then raises the signal it got once more for whoever started it: let that end with status 0.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda _number, _frame: None)
     app = create_app(settings)

@@ -19,7 +19,7 @@ from app.ownership import Ownership, describe
 from app.pipeline import Loop, Parts, Pipeline
 from app.producer import Producer
 from app.progress import Progress
-from app.settings import GROUP_ID, Settings
+from app.settings import Settings
 from app.sinks.clickhouse import ClickHouseSink
 from app.stream import App, create_app
 from app.telemetry import logs, metrics, traces
@@ -86,7 +86,7 @@ class Worker:
                 )
         topics = {topic.name for pipeline in self.pipelines for topic in (pipeline.reads, pipeline.dead)}
         await asyncio.to_thread(describe, self.settings.kafka_url, topics)
-        probe_group = f"{GROUP_ID}-metadata-probe"
+        probe_group = f"{self.settings.group_id}-metadata-probe"
         await progress.check_metadata_kept(self.settings.kafka_url, self.pipelines[0].reads.name, probe_group)
 
     def missing(self) -> list[str]:

@@ -40,9 +40,9 @@ def varint(number: int) -> bytes:
     return bytes(out)
 
 
-def container_header(version: Version) -> bytes:
-    """The head of an object container whose records are that schema's, followed by the source columns."""
-    fields = [*version.parsed["fields"], *SOURCE_FIELDS]
+def container_header(version: Version, added: Sequence[dict[str, str]] = SOURCE_FIELDS) -> bytes:
+    """The head of an object container whose records are that schema's, followed by the added columns."""
+    fields = [*version.parsed["fields"], *added]
     out = io.BytesIO()
     fastavro.writer(out, {**version.parsed, "fields": fields}, [], sync_marker=SYNC)
     return out.getvalue()

@@ -77,7 +77,7 @@ class Arena:
     @contextlib.contextmanager
     def ground(self) -> Iterator[str]:
         """A database with the tables of the real one, empty; dropped at the end."""
-        name = f"bench_{next(self._numbers)}"
+        name = f"bench_{os.getpid()}_{next(self._numbers)}"
         self.ask(f"CREATE DATABASE {name}")
         for table in TABLES:
             self.ask(f"CREATE TABLE {name}.{table} AS {self.settings.clickhouse_database}.{table}")
@@ -164,7 +164,7 @@ class Arena:
         crew = []
         try:
             for place in range(workers):
-                own = {"AFLUENTE_WORKER_ID": f"b{number}-{place}", "AFLUENTE_WORKER_PORT": str(free_port())}
+                own = {"AFLUENTE_WORKER_ID": f"b{os.getpid()}-{number}-{place}", "AFLUENTE_WORKER_PORT": str(free_port())}
                 command = worker_command()
                 if processes > 1:
                     command = [sys.executable, "-m", "infra.local.cli", "worker", "--id", own["AFLUENTE_WORKER_ID"]]

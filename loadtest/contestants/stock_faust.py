@@ -27,7 +27,7 @@ app = faust.App(
     web_enabled=False,
 )
 source = app.topic(contest.topic)
-seen = app.Table(f"{contest.group}-seen", default=bool, partitions=8)
+seen = app.Table(f"{contest.group}-seen", default=bool, partitions=8, use_partitioner=True)
 done = 0
 
 

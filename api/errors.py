@@ -43,6 +43,7 @@ class Refusal(Exception):  # noqa: N818 - an answer, not a fault of the code
         *,
         errors: Sequence[Fault] = (),
         headers: Mapping[str, str] | None = None,
+        members: Mapping[str, int] | None = None,
     ) -> None:
         super().__init__(f"{status} {code}")
         self.status = status
@@ -50,6 +51,7 @@ class Refusal(Exception):  # noqa: N818 - an answer, not a fault of the code
         self.text = text
         self.errors = errors
         self.headers = dict(headers or {})
+        self.members = dict(members or {})
 
 
 def unavailable(code: str, text: str, retry_after_s: int = RETRY_AFTER_S) -> Refusal:
@@ -66,6 +68,7 @@ def problem(refusal: Refusal) -> Response:
         "code": refusal.code,
         "message": refusal.text,
         "errors": list(refusal.errors[:ERRORS_MAX]),
+        **refusal.members,
     }
     headers = {"Cache-Control": "no-store", **refusal.headers}
     return Response(orjson.dumps(content), refusal.status, headers, PROBLEM_JSON)

@@ -158,7 +158,8 @@ class Ownership:
         if first >= resume:
             return
         gap = Gap(tp, loop.topic_id, first, resume - 1, loop.pipeline.dead.name)
-        work = partial(rebuild, self._settings.kafka_url, gap, loop.seen, self._stop_rebuilds)
+        identify = loop.pipeline.form.identify
+        work = partial(rebuild, self._settings.kafka_url, gap, loop.seen, self._stop_rebuilds, identify)
         records = await asyncio.to_thread(work)
         metrics.REBUILT.labels(loop.pipeline.name).inc(records)
         log.info("dedupe state rebuilt", topic=tp.topic, partition=tp.partition, records=records)

@@ -24,9 +24,11 @@ ANSWER_BYTES_MAX: Final = 64 << 10  # an insert answers nothing, a refusal some 
 
 # One batch = one block = one entry in the deduplication log: the block bounds must never split it.
 BLOCK_ROWS_MAX: Final = 1_048_576
+PARTITIONS_MAX: Final = 2_400  # every month that a Date has: one bill of 480 installments alone reaches into 480
 INSERT_SETTINGS: Final = {
     "insert_deduplicate": "1",
     "async_insert": "0",
+    "max_partitions_per_insert_block": str(PARTITIONS_MAX),
     "wait_end_of_query": "1",
     "max_insert_block_size": str(BLOCK_ROWS_MAX),
     "max_block_size": str(BLOCK_ROWS_MAX),

@@ -107,6 +107,12 @@ DEAD: Final = Counter(
     ["pipeline", "reason"],
     registry=REGISTRY,
 )
+WARNINGS: Final = Counter(
+    "afluente_process_warnings_total",
+    "What a pipeline saw and went on with, e.g. a column that the mirror does not know: deploy a mirror that does.",
+    ["pipeline", "what"],
+    registry=REGISTRY,
+)
 BATCH_ROWS: Final = Histogram(
     "afluente_batch_rows",
     "Records in a batch. All small under load: raise AFLUENTE_LINGER_MS, or the topic has too many partitions.",

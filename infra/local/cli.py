@@ -6,6 +6,7 @@ import click
 import typer
 
 from infra.local.commands import (
+    cdc,
     demo,
     dlq,
     down,
@@ -72,6 +73,7 @@ app.add_typer(key.app, name="key", rich_help_panel=OPERATE)
 app.add_typer(webhook.app, name="webhook", rich_help_panel=OPERATE)
 app.add_typer(dlq.app, name="dlq", rich_help_panel=OPERATE)
 app.command("replay", rich_help_panel=OPERATE)(replay.replay)
+app.add_typer(cdc.app, name="cdc", rich_help_panel=OPERATE)
 app.command("lag", rich_help_panel=OPERATE)(lag.lag)
 app.command("load", rich_help_panel=TRY)(load.load)
 app.command("demo", rich_help_panel=TRY)(demo.demo)

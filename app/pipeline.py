@@ -239,11 +239,11 @@ class Loop:
             by_version: dict[int, tuple[Version, list[Row]]] = {}
             for record, _, version in work.kept:
                 block = by_version.setdefault(version.id, (version, []))
-                block[1].append(Row(record.offset, (record.value or b"")[codec.PREFIX_BYTES :]))
+                block[1].append(Row(record.offset, record.value or b""))
             found += [(rows, *block) for block in by_version.values()]
         for rows, entries in outputs.rows.items():
             schema = codec.schema(rows.subject)
-            datums = [Row(record.offset, schema.encode(row)[codec.PREFIX_BYTES :]) for record, row in entries]
+            datums = [Row(record.offset, schema.encode(row)) for record, row in entries]
             found.append((rows, schema.latest, datums))
         return found
 

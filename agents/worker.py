@@ -14,7 +14,7 @@ from agents import topology
 from app import failpoints, progress
 from app.dedup import Seen
 from app.health import serve
-from app.lifecycle import stop_loudly
+from app.lifecycle import settle_garbage_collection, stop_loudly
 from app.ownership import Ownership, describe
 from app.pipeline import Loop, Parts, Pipeline
 from app.producer import Producer
@@ -75,6 +75,7 @@ class Worker:
         )
         for pipeline in self.pipelines:
             self._loops[pipeline.reads.name] = self._loop_class(pipeline, parts, self._tables[pipeline.reads.name])
+        settle_garbage_collection()
         self._health = await serve(self.settings.worker_host, self.settings.worker_port, self.missing, self.refresh)
 
     async def _check(self) -> None:

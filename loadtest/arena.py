@@ -164,7 +164,10 @@ class Arena:
         crew = []
         try:
             for place in range(workers):
-                own = {"AFLUENTE_WORKER_ID": f"b{os.getpid()}-{number}-{place}", "AFLUENTE_WORKER_PORT": str(free_port())}
+                own = {
+                    "AFLUENTE_WORKER_ID": f"b{os.getpid()}-{number}-{place}",
+                    "AFLUENTE_WORKER_PORT": str(free_port()),
+                }
                 command = worker_command()
                 if processes > 1:
                     command = [sys.executable, "-m", "infra.local.cli", "worker", "--id", own["AFLUENTE_WORKER_ID"]]
@@ -172,8 +175,12 @@ class Arena:
                 with (self.logs / f"{number:03}-worker-{place}.log").open("wb") as output:
                     crew.append(
                         subprocess.Popen(
-                            command, cwd=ROOT, env={**environ, **own},
-                            stdin=subprocess.DEVNULL, stdout=output, stderr=output,
+                            command,
+                            cwd=ROOT,
+                            env={**environ, **own},
+                            stdin=subprocess.DEVNULL,
+                            stdout=output,
+                            stderr=output,
                         )  # fmt: skip
                     )
             yield crew

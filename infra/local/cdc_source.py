@@ -174,9 +174,7 @@ async def make_slot(connection: "Connection[Any]", name: str, plugin: str) -> in
     return int(lsn)
 
 
-async def signal_snapshot(
-    connection: "Connection[Any]", tables: Sequence[str], condition: str = ""
-) -> tuple[str, int]:
+async def signal_snapshot(connection: "Connection[Any]", tables: Sequence[str], condition: str = "") -> tuple[str, int]:
     """Asks Debezium for an incremental snapshot. Returns the signal's id and an LSN behind it."""
     order: dict[str, Any] = {"type": "incremental", "data-collections": list(tables)}
     if condition:

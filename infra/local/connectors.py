@@ -96,7 +96,9 @@ class Connectors:
 
     async def set_offset(self, name: str, partition: Mapping[str, str], offset: Mapping[str, int]) -> None:
         """Where a stopped connector begins when it is resumed."""
-        await self._ask("PATCH", f"/connectors/{name}/offsets", {"offsets": [{"partition": partition, "offset": offset}]})
+        await self._ask(
+            "PATCH", f"/connectors/{name}/offsets", {"offsets": [{"partition": partition, "offset": offset}]}
+        )
 
     async def restart_failed(self, name: str) -> None:
         """Starts again what has failed, and leaves the rest alone."""

@@ -129,7 +129,9 @@ def _tell_snapshot(done: actions.Snapshot, *, as_json: bool, **more: Any) -> Non
         print_json({**asdict(done), **more})
         return
     tables = ", ".join(done.tables)
-    ended = f"done in {done.seconds:.1f} s" if done.seconds is not None else "asked for; `./afluente cdc status` shows it"
+    ended = (
+        f"done in {done.seconds:.1f} s" if done.seconds is not None else "asked for; `./afluente cdc status` shows it"
+    )
     out.print(f"[green]✓[/] snapshot of {tables} {ended}")
 
 

@@ -69,7 +69,9 @@ def up(
     ] = "",
     cdc: Annotated[
         bool | None,
-        typer.Option("--cdc/--no-cdc", help="With Kafka Connect and Debezium; the choice holds until the other is made."),
+        typer.Option(
+            "--cdc/--no-cdc", help="With Kafka Connect and Debezium; the choice holds until the other is made."
+        ),
     ] = None,
     as_json: AsJson = False,
 ) -> None:

@@ -74,7 +74,8 @@ def test_a_container_holds_the_records_and_their_source(
     body = container(container_header(schema.latest), topic, partition, rows)
     source = [{"_topic": topic, "_partition": partition, "_offset": one.offset} for one in rows]
     assert list(fastavro.reader(io.BytesIO(body))) == [
-        {"_wire_prefix": value[:PREFIX_BYTES]} | schema.decode(value) | added for value, added in zip(values, source, strict=True)
+        {"_wire_prefix": value[:PREFIX_BYTES]} | schema.decode(value) | added
+        for value, added in zip(values, source, strict=True)
     ]
 
 

@@ -38,7 +38,7 @@ from app.progress import Progress
 from app.ranges import Range, token
 from app.settings import Settings
 from app.sinks.clickhouse import ClickHouseSink
-from app.sinks.container import Row
+from app.sinks.container import Row, rows_of
 from app.sinks.restoring import restore
 from app.telemetry import metrics
 from app.transport import Consumer
@@ -236,14 +236,12 @@ class Loop:
         """The rows of each insert: one block a table and schema version, in offset order."""
         found: list[tuple[Rows, Version, list[Row]]] = []
         for rows in outputs.passed:
-            by_version: dict[int, tuple[Version, list[Row]]] = {}
-            for record, _, version in work.kept:
-                block = by_version.setdefault(version.id, (version, []))
-                block[1].append(Row(record.offset, (record.value or b"")[codec.PREFIX_BYTES :]))
-            found += [(rows, *block) for block in by_version.values()]
+            for version in {one.content.id: one.content for one in work.kept}.values():
+                kept = [one.record for one in work.kept if one.content is version]
+                found.append((rows, version, rows_of(kept)))
         for rows, entries in outputs.rows.items():
             schema = codec.schema(rows.subject)
-            datums = [Row(record.offset, schema.encode(row)[codec.PREFIX_BYTES :]) for record, row in entries]
+            datums = [Row(record.offset, schema.encode(row)) for record, row in entries]
             found.append((rows, schema.latest, datums))
         return found
 

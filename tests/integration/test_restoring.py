@@ -6,7 +6,6 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 
 from app import codec
-from app.codec import PREFIX_BYTES
 from app.sinks.clickhouse import ClickHouseSink
 from app.sinks.container import Row
 from app.sinks.restoring import restore
@@ -35,7 +34,7 @@ async def sink(parts: Parts) -> AsyncIterator[ClickHouseSink]:
 def rows_at(*offsets: int) -> list[Row]:
     schema = codec.schema("tracking-event")
     event = {"tenant_id": TENANT, "event_type": "click", "occurred_at": NOW, "received_at": NOW}
-    return [Row(at, schema.encode({**event, "event_id": f"e{at}"})[PREFIX_BYTES:]) for at in offsets]
+    return [Row(at, schema.encode({**event, "event_id": f"e{at}"})) for at in offsets]
 
 
 async def test_rows_behind_a_used_token_are_put_back_once(parts: Parts, sink: ClickHouseSink) -> None:

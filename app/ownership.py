@@ -142,7 +142,7 @@ class Ownership:
             log.error("retention has passed the committed offset", topic=tp.topic, partition=tp.partition, records=gone)
         await self._fill_gap(loop, tp, applied, earliest, resume)
         if pending is not None:
-            loop.replays[tp] = pending
+            loop.replays[tp] = pending.again()
             await loop.parts.consumer.admit(tp, resume, (pending.first, pending.last))
         else:
             if resume != position[0]:

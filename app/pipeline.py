@@ -16,7 +16,7 @@ another owner. Anything else stops the process, with a non-zero status and witho
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -25,7 +25,7 @@ from typing import Any, TypeVar
 import structlog
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wait_random_exponential
 
-from app import codec, dlq, failpoints, inspection
+from app import codec, dlq, failpoints, inspection, quarantine
 from app.batch import TP, RecordBatch
 from app.codec import Version
 from app.dedup import Applied, Seen, SeenTable, first_carriers
@@ -76,6 +76,7 @@ class Parts:
     progress: Progress
     producer: Producer
     sink: ClickHouseSink
+    examiner: Sequence[str] = ()  # the command that a range is shown to when it may have killed us
 
 
 @dataclass(slots=True)
@@ -88,6 +89,7 @@ class Work:
     kept: list[inspection.Inspected] = field(default_factory=list)
     fresh: dict[bytes, int] = field(default_factory=dict)
     dead: list[dlq.Dead] = field(default_factory=list)
+    pills: dict[int, Poison] = field(default_factory=dict)
     repeated: bool = False  # the insert at hand may have happened before
 
 
@@ -130,6 +132,8 @@ class Loop:
         work = Work(self._span(batch), batch)
         with self._step("open"):
             await self.open(work)
+        if work.span.deliveries > quarantine.DELIVERIES_MAX and self.parts.examiner:
+            work.pills = await quarantine.find(batch.records, (*self.parts.examiner, self.pipeline.name))
         with self._step("inspect"):
             self.inspect(work)
         with self._step("dedupe"):
@@ -159,7 +163,9 @@ class Loop:
 
     def inspect(self, work: Work) -> None:
         # 3. inspect
-        work.good, work.dead = inspection.inspect(work.batch.records, self.schema)
+        records, pills = quarantine.split(work.batch.records, work.pills)
+        work.good, work.dead = inspection.inspect(records, self.schema)
+        work.dead += [dlq.Dead(one, work.pills[one.offset], 3, inspection.tenant(one)) for one in pills]
         if failpoints.armed:
             failpoints.hit("3_inspect")
 

@@ -6,7 +6,8 @@ import pytest
 
 from schemas.topics import GATEWAY_RECEIVED, TRACKING_COLLECTED
 from tests.fault.case import FROZEN, Case
-from tests.support.workers import Worker, poll
+from tests.support.children import poll
+from tests.support.workers import Worker
 
 PARTITIONS = TRACKING_COLLECTED.partitions + GATEWAY_RECEIVED.partitions
 EVENTS_A_SECOND = 300

@@ -13,7 +13,8 @@ from loadtest.history import Outcome
 from loadtest.tenants import dismiss, hire
 from loadtest.traffic import Request, Traffic
 from tests.fault.case import Case
-from tests.support.workers import Worker, poll
+from tests.support.children import poll
+from tests.support.workers import Worker
 
 AWAY_S = 60.0
 FROZEN_S = 20.0

@@ -8,7 +8,8 @@ from app.batch import TP
 from infra.local import topics as cluster
 from schemas.topics import TRACKING_COLLECTED
 from tests.fault.case import Case
-from tests.support.workers import Worker, poll
+from tests.support.children import poll
+from tests.support.workers import Worker
 
 REBUILT = "dedupe state rebuilt"
 EVENTS = 200

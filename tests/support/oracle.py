@@ -5,8 +5,10 @@ Counting is loadtest/history.py's; this adds the consumer group's own view and t
 
 import asyncio
 import time
-from collections.abc import Callable
+import zlib
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any
 
 import httpx
@@ -18,7 +20,7 @@ from app.batch import TP
 from app.dlq import SOURCE_OFFSET, SOURCE_PARTITION, SOURCE_TOPIC, SOURCE_TOPIC_ID
 from app.ranges import Range
 from app.settings import GROUP_ID, Settings
-from loadtest.history import History, Verdict
+from loadtest.history import History, Stream, Verdict
 from loadtest.rows import Rows, verdicts
 from loadtest.traffic import SALES, TRACKING
 from schemas.envelope import header
@@ -39,6 +41,11 @@ UNMERGED = {
 COORDINATES = (SOURCE_TOPIC, SOURCE_TOPIC_ID, SOURCE_PARTITION, SOURCE_OFFSET)
 
 
+def worth(event_id: str) -> Decimal:
+    """What an event of the suite is worth: known to whoever knows its id, and hardly ever the same twice."""
+    return Decimal(zlib.crc32(event_id.encode()) % 10_000_000).scaleb(-2)
+
+
 @dataclass(frozen=True, slots=True)
 class Finding:
     """The sum of the verdicts on all tenants of a case, and what the DLQ holds beside what it should."""
@@ -52,11 +59,14 @@ class Finding:
     dead: int
     dead_missing: int
     dead_strange: int
+    money_off: Decimal = Decimal(0)  # what the tables sum up to, less what their events are worth
     examples: tuple[str, ...] = ()  # places of rows that are there twice, and ids that are missing or strange
 
     @property
     def right(self) -> bool:
-        return not (self.missing or self.duplicates or self.phantom or self.dead_missing or self.dead_strange)
+        return not (
+            self.missing or self.duplicates or self.phantom or self.dead_missing or self.dead_strange or self.money_off
+        )
 
 
 class Oracle:
@@ -112,18 +122,27 @@ class Oracle:
             if span is not None or max(committed, 0) < ends[tp]
         }
 
-    def await_quiet(self, check: Callable[[], None], timeout_s: float) -> None:
-        """Until all that is in Kafka is durable and nothing is pending. `check` may raise to end the wait."""
+    def await_quiet(self, check: Callable[[], None], timeout_s: float) -> float:
+        """Until all that is in Kafka is durable and nothing is pending; when a commit was first seen to move.
+
+        `check` may raise to end the wait.
+        """
         deadline = time.monotonic() + timeout_s
         left: object = "nothing was asked"
+        first: dict[TP, tuple[int, int]] | None = None
+        moved_at = 0.0
         while time.monotonic() < deadline:
             check()
             try:
-                left = self.behind()
+                left = behind = self.behind()
             except (KafkaError, KafkaException) as error:
                 left = error
-            if not left:
-                return
+            else:
+                first = behind if first is None else first
+                if not moved_at and any(tp not in behind or behind[tp][0] > at for tp, (at, _) in first.items()):
+                    moved_at = time.monotonic()
+                if not behind:
+                    return moved_at or time.monotonic()
             time.sleep(POLL_S)
         raise AssertionError(f"not quiet within {timeout_s:.0f} s: {left}")
 
@@ -152,8 +171,13 @@ class Oracle:
         self._kafka.unassign()
         return found
 
-    def judge(self, history: History, poison: set[str], dead_since: dict[TP, int]) -> Finding:
-        """The verdict on a case: its history against the tables, its poison against the DLQs."""
+    def judge(
+        self, history: History, poison: set[str], dead_since: dict[TP, int], priced: Collection[str] = ()
+    ) -> Finding:
+        """The verdict on a case: its history against the tables, its poison against the DLQs.
+
+        The events of the tenants in `priced` are worth `worth(id)`: the tables must sum up to that.
+        """
         found: list[Verdict] = verdicts(self._rows, history)
         dead = list(self.dead(dead_since).values())
         return Finding(
@@ -166,8 +190,13 @@ class Oracle:
             dead=len(dead),
             dead_missing=len(poison - set(dead)),
             dead_strange=len(dead) - len(poison & set(dead)),
+            money_off=sum((self._money_off(one.stream) for one in found if one.stream.tenant_id in priced), Decimal(0)),
             examples=tuple(text for one in found for text in self._examples(one)),
         )
+
+    def _money_off(self, stream: Stream) -> Decimal:
+        worthy = sum((worth(key) for key in self._rows.keys(stream)), Decimal(0))
+        return self._rows.money(stream) - worthy
 
     def _examples(self, verdict: Verdict) -> list[str]:
         texts = [f"missing {key}" for key in verdict.missing[:EXAMPLES_MAX]]

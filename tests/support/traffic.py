@@ -7,7 +7,6 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from decimal import Decimal
 
 from app import codec
 from app.partition_key import partition_key
@@ -17,7 +16,7 @@ from loadtest.traffic import TRACKING
 from schemas import envelope
 from schemas.topics import TRACKING_COLLECTED
 from schemas.tracking import CLICK, TRACKING_EVENT
-from tests.support.oracle import MARK
+from tests.support.oracle import MARK, worth
 
 CONFIRM_S = 120.0  # longer than any outage of the suite
 RETRY_S = 0.2
@@ -163,7 +162,7 @@ class Traffic:
             "occurred_at": now_ms,
             "received_at": now_ms,
             "url": "https://shop.example/" + "x" * padding,
-            "value": Decimal("19.9000"),
+            "value": worth(event_id),
             "currency": "BRL",
         }
         return self._schema.encode(event)

@@ -81,6 +81,7 @@ def line(record: Record) -> bytes:
 
 def record_of(text: bytes) -> SourceRecord:
     """The record of such a line."""
-    *place, key, value, texts = orjson.loads(text)
+    topic, partition, offset, timestamp, *encoded, texts = orjson.loads(text)
+    key, value = (None if one is None else base64.b64decode(one) for one in encoded)
     headers = [(name, base64.b64decode(one)) for name, one in texts]
-    return SourceRecord(*place, *(None if one is None else base64.b64decode(one) for one in (key, value)), headers)
+    return SourceRecord(topic, partition, offset, timestamp, key, value, headers)

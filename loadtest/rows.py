@@ -75,6 +75,10 @@ class Rows:
         """What the rows of a stream sum up to, in their own currency."""
         return Decimal(self._ask("toString(sum(coalesce(value, 0)))", stream)[0])
 
+    def times(self, stream: Stream) -> list[int]:
+        """When each row says it occurred, in milliseconds, in the order of the source offsets."""
+        return [int(at) for at in self._ask("toUnixTimestamp64Milli(occurred_at)", stream, "ORDER BY _offset")]
+
     def present(self, stream: Stream, event_ids: list[str]) -> list[str]:
         """Those of these events that a query finds now."""
         # In the text, since a URL holds only a few kB of parameters; UUIDs need no quoting.

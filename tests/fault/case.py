@@ -3,18 +3,21 @@
 import os
 import time
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from app.batch import TP
 from app.ranges import Range
 from infra.local.stack import Stack
+from loadtest.history import Outcome, Stream
+from loadtest.traffic import TRACKING
 from tests.fault.results import CAUGHT, NOT_CAUGHT, NOT_RUN, RIGHT, WRONG, Results, Row
 from tests.support.children import Child
 from tests.support.edges import MODULE as EDGE_MODULE
 from tests.support.edges import Edge
 from tests.support.oracle import Finding, Oracle
+from tests.support.tenants import Tenant, hire
 from tests.support.traffic import Channel, Traffic
 from tests.support.workers import Fleet, Worker
 
@@ -67,6 +70,20 @@ class Case:
         self.others.append(edge)
         return edge.await_ready()
 
+    def hire(self, count: int) -> list[Tenant]:
+        """New tenants with keys, for traffic over HTTP."""
+        return hire(self.stack.settings, count)
+
+    def note_accepted(self, tenant: str, event_ids: Sequence[str]) -> None:
+        """Events that an edge has said yes to."""
+        for outcome in (Outcome.INVOKED, Outcome.ACCEPTED):
+            self.traffic.history.note(outcome, Stream(tenant, TRACKING), event_ids)
+
+    def note_unknown(self, tenant: str, event_ids: Sequence[str]) -> None:
+        """Events that were sent without an answer."""
+        for outcome in (Outcome.INVOKED, Outcome.UNKNOWN):
+            self.traffic.history.note(outcome, Stream(tenant, TRACKING), event_ids)
+
     def end(self) -> None:
         """Nothing of this case alone is left."""
         for child in self.others:
@@ -102,7 +119,7 @@ class Case:
         return found
 
     def not_run(self, reason: str) -> None:
-        """This machine cannot show it: said in the table, never passed over."""
+        """Say in the table why this machine cannot show it: never pass over it."""
         self.results.add(Row(self.id, self.fault, reason, NOT_RUN))
 
     def told(self, verdict: str = RIGHT) -> None:

@@ -6,6 +6,7 @@ Counting is loadtest/history.py's; this adds the consumer group's own view and t
 import asyncio
 import time
 import zlib
+from collections import Counter
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from decimal import Decimal
@@ -28,6 +29,8 @@ from schemas.topics import GATEWAY_RECEIVED, GATEWAY_RECEIVED_DLQ, TRACKING_COLL
 
 MARK = "test_mark"  # header of a poison record: which one it is, whatever else is wrong with it
 ASK_S = 10.0
+PAGE_ROWS = 1_000
+PATHS = {TRACKING: "/tracking/events", SALES: "/sales"}
 EXAMPLES_MAX = 5  # of each kind of fault and tenant
 POLL_S = 0.2
 SOURCES = (TRACKING_COLLECTED, GATEWAY_RECEIVED)
@@ -193,6 +196,25 @@ class Oracle:
             money_off=sum((self._money_off(one.stream) for one in found if one.stream.tenant_id in priced), Decimal(0)),
             examples=tuple(text for one in found for text in self._examples(one)),
         )
+
+    def in_offset_order(self, stream: Stream) -> list[int]:
+        """The times of a stream's rows, in milliseconds, in the order of their source offsets."""
+        return self._rows.times(stream)
+
+    def read_back(self, edge_url: str, stream: Stream, read_key: str) -> dict[str, int]:
+        """How often each event is in the pages of the public API: what a tenant sees of itself."""
+        found: Counter[str] = Counter()
+        cursor: dict[str, str] = {}
+        with httpx.Client(headers={"Authorization": f"Bearer {read_key}"}, timeout=ASK_S, trust_env=False) as client:
+            while True:
+                parameters = {"limit": str(PAGE_ROWS), **cursor}
+                answer = client.get(f"{edge_url}{PATHS[stream.table]}", params=parameters)
+                assert answer.status_code == 200, answer.text
+                page = answer.json()
+                found.update(item["event_id"] for item in page["items"])
+                if page["next_cursor"] is None:
+                    return dict(found)
+                cursor = {"cursor": page["next_cursor"]}
 
     def _money_off(self, stream: Stream) -> Decimal:
         worthy = sum((worth(key) for key in self._rows.keys(stream)), Decimal(0))

@@ -132,6 +132,17 @@ class Traffic:
             thread.join(CONFIRM_S)
         assert not faults, f"the traffic failed: {faults[0]!r}"
 
+    def deadly(self, mark: str, count: int = 1) -> list[str]:
+        """Send whole records with a header that the build of tests/fault/pills.py dies of; they belong into the DLQ."""
+        ids = [str(uuid.uuid4()) for _ in range(count)]
+        records = [self._record(self.tenants[0], event_id) for event_id in ids]
+        self.poison.update(ids)
+        for event_id, one in zip(ids, records, strict=True):
+            one.headers.extend([(mark, b"1"), (MARK, event_id.encode())])
+        with self._lock:
+            self._channel.send(records)
+        return ids
+
     def _send(self, copies: list[tuple[str, str]], poison: list[Record], padding: int) -> None:
         records = [self._record(tenant, event_id, padding) for tenant, event_id in copies]
         for one in poison:

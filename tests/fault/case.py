@@ -4,7 +4,7 @@ import os
 import time
 import zlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from app.batch import TP
@@ -17,6 +17,7 @@ from tests.support.children import Child
 from tests.support.edges import MODULE as EDGE_MODULE
 from tests.support.edges import Edge
 from tests.support.oracle import Finding, Oracle
+from tests.support.proxy import Proxies
 from tests.support.tenants import Tenant, hire
 from tests.support.traffic import Channel, Traffic
 from tests.support.workers import Fleet, Worker
@@ -47,6 +48,8 @@ class Case:
     fault: str
     fired: str = ""
     lifted_at: float = 0.0
+    proxied_url: str = ""  # Kafka behind lines that can be broken; only a case on the cluster has them
+    proxies: Proxies = field(default_factory=Proxies)
     traffic: Traffic = field(init=False)
     others: list[Child] = field(default_factory=list)  # edges and servers of this case alone: they end with it
     _dead_since: dict[TP, int] = field(init=False)
@@ -125,6 +128,11 @@ class Case:
     def told(self, verdict: str = RIGHT) -> None:
         """A row without counts: what was tested is not about rows."""
         self.results.add(Row(self.id, self.fault, self.fired, verdict))
+
+    def told_in_row(self) -> None:
+        """What fired is known after the verdict only: into its row with it."""
+        row = next(one for one in self.results.rows if one.id == self.id)
+        self.results.add(replace(row, fired=self.fired))
 
     def _judge(self) -> Finding:
         return self.oracle.judge(self.traffic.history, self.traffic.poison, self._dead_since, self.traffic.tenants)

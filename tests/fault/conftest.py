@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import SecretStr
 
 from infra.local.environment import PREFIX, STACK_ONLY
 from infra.local.ports import free_port
@@ -16,6 +17,7 @@ from tests.fault import case as cases
 from tests.fault.case import Case
 from tests.fault.results import FAILED as FAILED_VERDICT
 from tests.fault.results import NOT_HERE, Results, aligned
+from tests.support.cluster import Cluster
 from tests.support.oracle import Oracle
 from tests.support.traffic import Channel
 from tests.support.workers import Fleet
@@ -76,6 +78,50 @@ def case(
     request: pytest.FixtureRequest, stack: Stack, fleet: Fleet, oracle: Oracle, channel: Channel, results: Results
 ) -> Iterator[Case]:
     yield from run_case(request, Case(stack, fleet, oracle, channel, results, *named(request)))
+
+
+@pytest.fixture(scope="session")
+def cluster(stack: Stack) -> Iterator[Cluster]:
+    cluster = Cluster(stack.home.root)
+    try:
+        yield cluster.start()
+    finally:
+        cluster.kill_all()
+
+
+@pytest.fixture(scope="session")
+def site(stack: Stack, cluster: Cluster) -> Iterator[tuple[Fleet, Oracle, Channel]]:
+    """Workers, questions and traffic on the cluster; ClickHouse and Postgres are the stack's."""
+    home = stack.home.root / "cluster"
+    home.mkdir()
+    environ = {**stack.environ, "AFLUENTE_KAFKA_URL": cluster.url}
+    secrets = stack.settings.model_dump(include={"master_key", "postgres_url", "clickhouse_url"})
+    environ |= {f"AFLUENTE_{name.upper()}": revealed(secret) for name, secret in secrets.items()}
+    settings = stack.settings.model_copy(update={"kafka_url": cluster.url})
+    fleet, oracle, channel = Fleet(environ, home), Oracle(settings), Channel(cluster.url)
+    yield fleet, oracle, channel
+    fleet.kill_all()
+    oracle.close()
+    channel.close()
+
+
+def revealed(setting: object) -> str:
+    """A setting as a process reads it from its environment."""
+    return setting.get_secret_value() if isinstance(setting, SecretStr) else str(setting)
+
+
+@pytest.fixture
+def cluster_case(
+    request: pytest.FixtureRequest,
+    stack: Stack,
+    cluster: Cluster,
+    site: tuple[Fleet, Oracle, Channel],
+    results: Results,
+) -> Iterator[Case]:
+    cluster.mend()
+    case = Case(stack, *site, results, *named(request))
+    case.proxied_url, case.proxies = cluster.proxied_url, cluster.proxies
+    yield from run_case(request, case)
 
 
 def named(request: pytest.FixtureRequest) -> tuple[str, str]:

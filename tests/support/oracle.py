@@ -112,6 +112,13 @@ class Oracle:
         partitions = set(self.ends(*(topic.name for topic in SOURCES)))
         return asyncio.run(progress.read(self._settings.kafka_url, GROUP_ID, partitions))
 
+    def answers(self) -> bool:
+        """Whether Kafka says where the group is."""
+        try:
+            return bool(self.positions())
+        except (KafkaError, KafkaException):
+            return False
+
     def pending(self) -> list[Range]:
         """The ranges that are open."""
         return [span for _, span in self.positions().values() if span is not None]

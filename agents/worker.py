@@ -92,6 +92,7 @@ class Worker:
                     f"keeps its records ({pipeline.reads.retention_ms // HOUR_MS} h): lost state could not be rebuilt"
                 )
         topics = {topic.name for pipeline in self.pipelines for topic in (pipeline.reads, pipeline.dead)}
+        topics |= {emits.topic.name for pipeline in self.pipelines for emits in pipeline.emits}
         await asyncio.to_thread(describe, self.settings.kafka_url, topics)
         probe_group = f"{GROUP_ID}-metadata-probe"
         await progress.check_metadata_kept(self.settings.kafka_url, self.pipelines[0].reads.name, probe_group)

@@ -5,6 +5,8 @@ from typing import Final
 
 from starlette.requests import Request
 
+from api.analytics_store import Analytics
+from api.bills_store import BillsStore
 from api.cors import admit_origin
 from api.cursor import Cursors
 from api.errors import Refusal
@@ -16,6 +18,7 @@ from app.producer import Producer
 from app.pseudonym import Pseudonymiser
 
 BEARER: Final = "bearer "
+_AN: Final[dict[Kind, str]] = {"write": "a", "read": "a", "app": "an"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +33,8 @@ class Edge:
     rates: Rates
     store: ReadingStore
     cursors: Cursors
+    analytics: Analytics
+    bills: BillsStore
 
 
 def edge_of(request: Request) -> Edge:
@@ -51,14 +56,24 @@ async def reader(request: Request) -> Credential:
     return await _resolve(request, key, "read", "as 'Authorization: Bearer' or in X-Read-Key")
 
 
+async def member(request: Request) -> Credential:
+    """Who keeps bills: an app key as Bearer or in X-App-Key. Write keys stand in pages and open nothing here."""
+    key = _bearer(request) or request.headers.get("x-app-key", "")
+    return await _resolve(request, key, "app", "as 'Authorization: Bearer' or in X-App-Key")
+
+
 async def _resolve(request: Request, key: str, kind: Kind, where: str) -> Credential:
     if not key:
-        raise _unauthorized("key_missing", f"send a {kind} key {where}")
+        raise _unauthorized("key_missing", f"send {_AN[kind]} {kind} key {where}")
     credential = await edge_of(request).credentials.resolve(key.strip())
     if credential is None:
-        raise _unauthorized("key_unknown", f"the key is unknown or revoked; send a {kind} key {where}")
+        raise _unauthorized("key_unknown", f"the key is unknown or revoked; send {_AN[kind]} {kind} key {where}")
     if credential.kind != kind:
-        raise Refusal(403, "wrong_kind_of_key", f"this is a {credential.kind} key; here a {kind} key is needed")
+        raise Refusal(
+            403,
+            "wrong_kind_of_key",
+            f"this is {_AN[credential.kind]} {credential.kind} key; here {_AN[kind]} {kind} key is needed",
+        )
     admit_origin(request, credential)
     return credential
 

@@ -23,10 +23,10 @@ from app import audit
 from app.sealing import Sealer, Unsealable
 from app.telemetry import metrics
 
-Kind = Literal["write", "read"]
+Kind = Literal["write", "read", "app"]
 Purpose = Literal["current", "next"]
 
-KEY_PREFIX: Final[dict[Kind, str]] = {"write": "afw_", "read": "afr_"}
+KEY_PREFIX: Final[dict[Kind, str]] = {"write": "afw_", "read": "afr_", "app": "afa_"}
 KEY_BYTES: Final = 32  # 256 random bits: not to be guessed, so a plain SHA-256 may stand for it
 KEY_CHARACTERS: Final = 4 + 43  # prefix and 32 bytes in base64url
 DISPLAY_CHARACTERS: Final = 12  # enough to tell keys apart in a list, useless to an attacker
@@ -63,6 +63,12 @@ class Credential:
     rate_limit_per_s: float | None = None
     shards: int = 1
     cors_origins: frozenset[str] = frozenset()
+    key_id: str = ""
+
+    @property
+    def actor(self) -> str:
+        """How a change names who made it."""
+        return f"key:{self.key_id}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -296,6 +302,8 @@ class Credentials:
             rate_limit_per_s=row["rate_limit_per_s"],
             shards=row["shards"],
             cors_origins=frozenset(row["cors_origins"]),
+            # An edge may be newer than the tables for a moment: tracking must not notice.
+            key_id=str(row.get("key_id", "")),
         )
 
     async def _open_secrets(self, tenant_id: str, gateway: str) -> WebhookSecrets | None:

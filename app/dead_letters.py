@@ -14,7 +14,7 @@ from typing import Any, Final, NamedTuple, Self
 
 from confluent_kafka import Message
 
-from app import codec, dlq, source
+from app import cdc, codec, dlq, source
 from app.batch import TP
 from app.errors import Poison
 from app.producer import Record as Produced
@@ -155,10 +155,10 @@ def entry_of(record: Message) -> Entry:
         raise Unreadable(f"a record of {identity.topic} in {place.topic}")
     return Entry(
         identity=identity,
-        tenant_id=text(HEADER_TENANT),
-        event_id=text(HEADER_ID),
-        event_type=text(HEADER_TYPE),
-        schema=text(HEADER_SCHEMA),
+        tenant_id=text(dlq.TENANT) or text(HEADER_TENANT),
+        event_id=text(dlq.EVENT_ID) or text(HEADER_ID),
+        event_type=text(dlq.EVENT_TYPE) or text(HEADER_TYPE),
+        schema=text(dlq.SCHEMA) or text(HEADER_SCHEMA),
         reason=text(dlq.REASON),
         error=text(dlq.ERROR),
         pipeline=text(dlq.PIPELINE),
@@ -247,11 +247,13 @@ def original(entry: Entry, record: Message) -> Produced:
 
 
 def view(schema: str, value: bytes | None) -> dict[str, Any]:
-    """A value for a person's eyes: as the Avro record it says it is, or as the bytes it has; at most VIEW_BYTES."""
+    """A value for a person's eyes: as the Avro or the JSON that it is said to be, or as bytes; at most VIEW_BYTES."""
     if value is None:
         return {"form": "null"}
     if len(value) > VIEW_BYTES:
         return {"form": "hex", "cut_at_bytes": VIEW_BYTES, "value": value[:VIEW_BYTES].hex(" ", 2)}
+    if schema == cdc.SCHEMA:
+        return {"form": "json", "schema": schema, "value": _readable(value)}
     subject = schema.rpartition("/")[0]
     try:
         fields = codec.schema(subject).decode(value)

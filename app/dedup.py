@@ -10,7 +10,7 @@ import shutil
 import struct
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +20,7 @@ from rocksdict import WriteBatch
 from app import source
 from app.batch import TP
 from app.dlq import SOURCE_OFFSET, SOURCE_PARTITION, SOURCE_TOPIC, SOURCE_TOPIC_ID
-from schemas.envelope import HEADER_ID, HEADER_TENANT, header
+from schemas.envelope import Headers
 
 KEY_BYTES = 16  # 128 bits of a cryptographic hash: no collision by chance, none by a tenant's design
 APPLIED_KEY = b"\x00applied"  # shorter than any event key, so that it can never be one
@@ -39,6 +39,8 @@ OPEN_FILES_MAX = 64
 BLOOM_BITS = 10  # 1 % false positives: a new id almost never reads the disk
 
 HOUR_S = 3600
+
+Identify = Callable[[bytes | None, bytes | None, Headers], bytes | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,8 +190,10 @@ class Gap:
     dlq: str
 
 
-def rebuild(bootstrap: str, gap: Gap, table: Seen, stop: threading.Event) -> int:
+def rebuild(bootstrap: str, gap: Gap, table: Seen, stop: threading.Event, identify: Identify) -> int:
     """Read the gap from the source topic into the table; returns the number of records read. Runs in a thread.
+
+    `identify` is the pipeline's: a record's dedupe key from its key, value and headers.
 
     Records that went to the DLQ are left out: their ids were never taken, and a replay after a fix must pass.
     Raises KafkaException when the broker fails us, InterruptedError when `stop` is set.
@@ -202,10 +206,13 @@ def rebuild(bootstrap: str, gap: Gap, table: Seen, stop: threading.Event) -> int
         keys: list[bytes] = []
         offsets: list[int] = []
         for record in records:
-            offset, headers = record.offset() or 0, source.headers_of(record)
-            tenant, event_id = header(headers, HEADER_TENANT), header(headers, HEADER_ID)
-            if offset not in poisoned and tenant is not None and event_id is not None:
-                keys.append(event_key(tenant, event_id))
+            offset = record.offset() or 0
+            if offset in poisoned:
+                continue
+            bare_key, value = source.as_bytes(record.key()), source.as_bytes(record.value())
+            key = identify(bare_key, value, source.headers_of(record))
+            if key is not None:
+                keys.append(key)
                 offsets.append(offset)
         _, fresh = first_carriers(keys, offsets, table.known(gap.tp.partition, keys) if keys else {})
         table.remember(gap.tp.partition, fresh, Applied(gap.topic_id, records[-1].offset() or 0))

@@ -12,7 +12,7 @@ from app.batch import Record
 from app.errors import Poison
 from app.producer import Record as Produced
 from app.ranges import Range
-from schemas.envelope import header
+from schemas.envelope import Headers, header
 
 SOURCE_TOPIC = "dlq_topic"
 SOURCE_TOPIC_ID = "dlq_topic_id"
@@ -25,6 +25,11 @@ PIPELINE = "dlq_pipeline"
 VERSION = "dlq_version"
 TIME = "dlq_time_ms"
 NULL_VALUE = "dlq_null_value"
+# What the record's own headers do not say, since it has no envelope of ours.
+TENANT = "dlq_tenant"
+EVENT_ID = "dlq_event_id"
+EVENT_TYPE = "dlq_event_type"
+SCHEMA = "dlq_schema"
 REPLAY_OF = "dlq_replay_of"  # on a replayed record, on the source topic: the DLQ entry it was
 PREFIX = "dlq_"
 
@@ -67,8 +72,8 @@ def check_limit(dead: Sequence[Dead], rows: int, ratio_max: float) -> None:
     raise BrokenDeploy(f"{len(dead)} of {rows} records are poison ({', '.join(reasons)}): stopping, nothing committed")
 
 
-def entry(dlq: str, dead: Dead, span: Range, pipeline: str) -> Produced:
-    """The DLQ record of a dead one: original key, bytes and headers, and where, why and when."""
+def entry(dlq: str, dead: Dead, span: Range, pipeline: str, described: Headers = ()) -> Produced:
+    """The DLQ record of a dead one: original key, bytes and headers, `described` by its format; where, why and when."""
     record = dead.record
     headers = [(name, value) for name, value in record.headers if not name.startswith(PREFIX)]
     headers += [
@@ -83,6 +88,7 @@ def entry(dlq: str, dead: Dead, span: Range, pipeline: str) -> Produced:
         (PIPELINE, pipeline.encode()),
         (VERSION, str(span.version).encode()),
         (TIME, str(time.time_ns() // 1_000_000).encode()),
+        *described,
     ]
     if record.value is None:
         # A tombstone and an empty value differ; confluent's producer keeps both apart, a reader of bytes may not.

@@ -10,9 +10,8 @@ import signal
 from collections.abc import Iterable
 from typing import Final
 
-from app import codec, inspection, quarantine
+from app import quarantine
 from app.batch import TP, RecordBatch
-from app.outputs import Events
 from app.pipeline import Loop, Pipeline, Work
 from app.ranges import Range
 from app.sinks.container import broken_rows
@@ -35,9 +34,8 @@ def examine(pipeline: Pipeline, lines: Iterable[bytes], output: int) -> None:
 
 def rehearse(pipeline: Pipeline, record: SourceRecord) -> None:
     """What the loop would do with a record, up to where it leaves the process."""
-    schema = codec.schema(pipeline.subject)
-    good, dead = inspection.inspect([record], schema)
-    outputs = pipeline.process(Events([one.record for one in good], schema))
+    good, dead = pipeline.form.inspect([record])
+    outputs = pipeline.process(pipeline.form.events(good))
     batch = RecordBatch(TP(record.topic, record.partition), record.offset, record.offset, [record])
     span = Range("", record.topic, record.partition, record.offset, record.offset, pipeline.version)
     for _, version, rows in Loop.blocks(Work(span, batch, good, good, dead=dead), outputs):

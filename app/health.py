@@ -8,7 +8,13 @@ from aiohttp import web
 from app.telemetry import metrics
 
 
-async def serve(host: str, port: int, missing: Callable[[], list[str]], refresh: Callable[[], None]) -> web.AppRunner:
+async def serve(
+    host: str,
+    port: int,
+    missing: Callable[[], list[str]],
+    refresh: Callable[[], None],
+    expose: Callable[[], bytes] = metrics.exposition,
+) -> web.AppRunner:
     """Serve /health/live, /health/ready (names what is missing) and /metrics until the runner's `cleanup`.
 
     `refresh` updates gauges that are read, not counted, before each scrape.
@@ -24,7 +30,7 @@ async def serve(host: str, port: int, missing: Callable[[], list[str]], refresh:
 
     async def exposition(_request: web.Request) -> web.Response:
         refresh()
-        return web.Response(body=metrics.exposition(), headers={"Content-Type": metrics.CONTENT_TYPE})
+        return web.Response(body=expose(), headers={"Content-Type": metrics.CONTENT_TYPE})
 
     application = web.Application()
     application.add_routes(

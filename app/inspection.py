@@ -1,12 +1,16 @@
 """Inspection: step 3 of the loop. Is the envelope whole, is the value in the wire format of a schema we know?
 
+Of the records on our own topics; app/formats.py says which pipeline's are read by what.
+
 Works on headers and the first bytes of the value; nothing is decoded. A tenant in the value that contradicts the
 header, or a key of another tenant, is poison: the tenant comes from the credential, and the edge wrote all three.
 """
 
 import time
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import structlog
 
 from app.batch import Record, RecordBatch
 from app.codec import PREFIX_BYTES, Schema, Version
@@ -15,6 +19,8 @@ from app.dlq import Dead
 from app.errors import Poison
 from app.telemetry import metrics, traces
 from schemas.envelope import EVENT_ID_BYTES_MAX, HEADER_ID, HEADER_TENANT, HEADER_TRACEPARENT, header
+
+log = structlog.get_logger(__name__)
 
 TENANT_BYTES = 36  # a UUID in text
 # Every subject that a pipeline reads begins with tenant_id, an Avro string: its length as a zigzag varint, its bytes.
@@ -25,11 +31,14 @@ TRACED_RECORDS_MAX = 200  # spans of one batch: traces are samples, they must no
 
 
 class Inspected(NamedTuple):
-    """A record with a whole envelope: its dedupe key and the schema version that wrote it."""
+    """A record with a whole envelope: its dedupe key, and what its format found in it.
+
+    `content` is the schema version that wrote it (a `Version`), or the change that it is (`app.cdc.Change`).
+    """
 
     record: Record
     key: bytes
-    version: Version
+    content: Any
 
 
 def inspect(records: Sequence[Record], schema: Schema) -> tuple[list[Inspected], list[Dead]]:
@@ -75,7 +84,17 @@ def _envelope(record: Record) -> tuple[bytes, bytes]:
     return event_id, owner
 
 
-def followers(good: Sequence[Inspected], kept: Sequence[Inspected], dead: Sequence[Dead]) -> list[Dead]:
+def tenant(record: Record) -> str:
+    """The tenant in a record's header, or "" when it has none that reads as text."""
+    return (header(record.headers, HEADER_TENANT) or b"").decode("ascii", "replace")[:TENANT_BYTES]
+
+
+def followers(
+    good: Sequence[Inspected],
+    kept: Sequence[Inspected],
+    dead: Sequence[Dead],
+    tenant_of: Callable[[Record], str] = tenant,
+) -> list[Dead]:
     """Duplicates, within the batch, of records that turned out to be poison.
 
     They share the fate of the first carrier: with only one of the two in the DLQ, a rebuilt table would know the id
@@ -86,15 +105,10 @@ def followers(good: Sequence[Inspected], kept: Sequence[Inspected], dead: Sequen
     keys = {one.key for one in kept if one.record.offset in gone}
     poison = Poison("duplicate_of_poison", "the first record with this event id in the batch is poison")
     return [
-        Dead(one.record, poison, 5, tenant(one.record))
+        Dead(one.record, poison, 5, tenant_of(one.record))
         for one in good
         if one.key in keys and one.record.offset not in carriers
     ]
-
-
-def tenant(record: Record) -> str:
-    """The tenant in a record's header, or "" when it has none that reads as text."""
-    return (header(record.headers, HEADER_TENANT) or b"").decode("ascii", "replace")[:TENANT_BYTES]
 
 
 def observe(pipeline: str, batch: RecordBatch, began_ns: int) -> None:
@@ -107,3 +121,10 @@ def observe(pipeline: str, batch: RecordBatch, began_ns: int) -> None:
         found = (header(record.headers, HEADER_TRACEPARENT) for record in batch.records)
         traced = [value.decode("ascii", "replace") for value in found if value][:TRACED_RECORDS_MAX]
         traces.record_spans(f"{pipeline} insert", traced, began_ns, now_ns)
+
+
+def observe_warnings(pipeline: str, warnings: Mapping[str, int]) -> None:
+    """Count and log what a process has seen and gone on with."""
+    for what, count in warnings.items():
+        metrics.WARNINGS.labels(pipeline, what).inc(count)
+        log.warning("process warns", pipeline=pipeline, what=what, count=count)

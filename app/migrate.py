@@ -4,6 +4,17 @@
 edited is refused, because nobody would know which of the two texts the tables came from. One Postgres advisory lock
 guards both sides. A Postgres file and its record are one transaction; ClickHouse has none for DDL, so there every
 statement must be `IF NOT EXISTS` and a file that failed halfway is run again from its first line.
+
+A Postgres file that changes full tables is cut into steps, by comments at the beginning of a line; before the first one
+there are only comments. A step is recorded when it is done, and a run that died goes on with the first that is not:
+
+    -- migrate: transaction   the statements below are one transaction, as a whole file is without such comments
+    -- migrate: repeat        the one statement below runs again and again, each time in a transaction of its own,
+                              until it touches no row: a backfill in bounded batches, which needs no place to resume at
+    -- migrate: outside       the statements below run one by one without a transaction (CREATE INDEX CONCURRENTLY);
+                              after a death from the first one again, so they must allow that
+
+No transaction waits for a lock longer than LOCK_WAIT_S, since whoever comes behind it waits too; it is tried again.
 """
 
 import asyncio
@@ -14,6 +25,7 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias
 from urllib.parse import urlsplit
 
 import asyncpg
@@ -29,6 +41,12 @@ PLACEHOLDER = re.compile(r"\{([a-z_]+)\}")
 SQL_PART = re.compile(r"'(?:[^'\\]|\\.)*'|`[^`]*`|--[^\n]*|/\*.*?\*/|;|[^;'`/-]+|.", re.DOTALL)
 LOCK_KEY = 0x41464C55  # "AFLU": the advisory lock of everybody who migrates this database
 LOCK_TIMEOUT_S = 120.0  # how long a second migrator waits for the first before it gives up
+LOCK_ASKED_S = 0.2
+LOCK_WAIT_S = 1.0  # a transaction that waits for a table lock holds up all that come after it
+LOCK_ATTEMPTS_MAX = 60  # with the pauses between them, two minutes of somebody else's open transaction
+LOCK_PAUSE_S = 1.0
+REPEATS_MAX = 10_000_000  # a statement that never ends up with no row is a mistake of its file
+REPEATS_LOGGED = 100  # one line for so many batches
 CONNECT_TIMEOUT_S = 10.0
 # How many inserts ClickHouse remembers the tokens of, per table. A range left open by a dead worker is replayed while
 # others go on: at 8 partitions and 5 batches a second, 100,000 are 40 minutes. ZooKeeper lists them in one answer of
@@ -37,6 +55,10 @@ DEDUPE_WINDOW_INSERTS = 100_000
 REPLICATED_DEDUPE_WINDOW_INSERTS = 10_000
 REPLICATED_DEDUPE_WINDOW_S = 7 * 24 * 3600  # as long as the source topics keep their records
 RECORDS = "schema_migrations"
+STEP_RECORDS = "schema_migration_steps"
+STEP_MARK = re.compile(r"^-- migrate:[ \t]*(.*?)[ \t]*$", re.MULTILINE)
+STEP_KINDS = ("transaction", "repeat", "outside")
+Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 log = logging.getLogger("afluente.migrate")
 
 
@@ -56,6 +78,19 @@ class Migration:
     def checksum(self) -> str:
         """SHA-256 of the file, placeholders unfilled: the same on every kind of server."""
         return hashlib.sha256(self.text.encode()).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One step of a Postgres file."""
+
+    kind: str
+    text: str
+
+    @property
+    def checksum(self) -> str:
+        """SHA-256 of kind and text."""
+        return hashlib.sha256(f"{self.kind}\n{self.text}".encode()).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +132,23 @@ def pending(migrations: Sequence[Migration], records: dict[int, str]) -> list[Mi
     if rest and records and rest[0].number < max(records):
         raise MigrationRefused(f"{rest[0].path} comes before {max(records):04}, which is applied: give it a new number")
     return rest
+
+
+def parts_of(migration: Migration) -> list[Part]:
+    """The steps of a Postgres file; a file without marks is one transaction."""
+    head, *rest = STEP_MARK.split(migration.text)
+    if not rest:
+        return [Part("transaction", migration.text)]
+    if "".join(_without_comments(head)).strip():
+        raise MigrationRefused(f"{migration.path}: statements before the first `-- migrate:` belong to no step")
+    parts = [Part(kind, text) for kind, text in zip(rest[::2], rest[1::2], strict=True)]
+    for part in parts:
+        if part.kind not in STEP_KINDS:
+            allowed = ", ".join(STEP_KINDS)
+            raise MigrationRefused(f"{migration.path}: unknown step `-- migrate: {part.kind}`; allowed: {allowed}")
+        if part.kind == "repeat" and len(list(statements(part.text))) != 1:
+            raise MigrationRefused(f"{migration.path}: a repeated step is exactly one statement")
+    return parts
 
 
 def placeholders(settings: Settings) -> dict[str, str]:
@@ -212,33 +264,98 @@ class ClickHouse:
 
 
 async def migrate_postgres(
-    connection: "asyncpg.Connection[asyncpg.Record]", migrations: Sequence[Migration], *, dry_run: bool
+    connection: Connection, migrations: Sequence[Migration], *, dry_run: bool = False
 ) -> list[Step]:
-    """Apply what is pending, in order, each file and its record in one transaction."""
+    """Apply what is pending, in order: each file and its record in one transaction, or step by step."""
+    parts = {migration.number: parts_of(migration) for migration in migrations}
     records: dict[int, str] = {}
     if await connection.fetchval("SELECT to_regclass($1)", RECORDS):
         rows = await connection.fetch(f"SELECT number, checksum FROM {RECORDS}")  # noqa: S608 - a constant
         records = {row["number"]: row["checksum"] for row in rows}
     rest = pending(migrations, records)
     if rest and not dry_run:
+        # A full table takes its time, and whoever would be held up is protected by LOCK_WAIT_S.
         await connection.execute(
+            "SET statement_timeout = 0; SET lock_timeout = 0;"
             f"CREATE TABLE IF NOT EXISTS {RECORDS} (number integer PRIMARY KEY, file text NOT NULL,"
-            " checksum text NOT NULL, applied_at timestamptz NOT NULL DEFAULT now())"
+            " checksum text NOT NULL, applied_at timestamptz NOT NULL DEFAULT now());"
+            f"CREATE TABLE IF NOT EXISTS {STEP_RECORDS} (number integer, step integer, checksum text NOT NULL,"
+            " applied_at timestamptz NOT NULL DEFAULT now(), PRIMARY KEY (number, step))"
         )
     for migration in rest if not dry_run else ():
         try:
-            async with connection.transaction():
-                await connection.execute(migration.text)
-                await connection.execute(
-                    f"INSERT INTO {RECORDS} (number, file, checksum) VALUES ($1, $2, $3)",  # noqa: S608 - a constant
-                    migration.number,
-                    migration.path.name,
-                    migration.checksum,
-                )
+            await _apply(connection, migration, parts[migration.number])
         except asyncpg.PostgresError as error:
             raise MigrationRefused(f"{migration.path}: Postgres refuses it: {error}") from error
         log.info("migrate: postgres %s applied", migration.path.name)
     return _steps("postgres", migrations, rest, dry_run=dry_run)
+
+
+async def _apply(connection: Connection, migration: Migration, parts: Sequence[Part]) -> None:
+    insert = f"INSERT INTO {RECORDS} (number, file, checksum) VALUES ($1, $2, $3)"  # noqa: S608 - a constant
+    record = (insert, migration.number, migration.path.name, migration.checksum)
+    if len(parts) == 1 and parts[0].kind == "transaction":
+        await _in_transaction(connection, parts[0].text, record)
+        return
+    done = await _steps_done(connection, migration, parts)
+    for step, part in list(enumerate(parts))[done:]:
+        insert_step = f"INSERT INTO {STEP_RECORDS} (number, step, checksum) VALUES ($1, $2, $3)"  # noqa: S608
+        step_record = (insert_step, migration.number, step, part.checksum)
+        if part.kind == "transaction":
+            await _in_transaction(connection, part.text, step_record)
+            continue
+        if part.kind == "repeat":
+            await _repeat(connection, migration, part)
+        else:
+            for statement in statements(part.text):
+                await connection.execute(statement)
+        await connection.execute(*step_record)
+        log.info("migrate: postgres %s step %d of %d", migration.path.name, step + 1, len(parts))
+    await connection.execute(*record)
+
+
+async def _steps_done(connection: Connection, migration: Migration, parts: Sequence[Part]) -> int:
+    """How many steps an earlier run has applied. They must be in the file as they were; later ones may be mended."""
+    select = f"SELECT checksum FROM {STEP_RECORDS} WHERE number = $1 ORDER BY step"  # noqa: S608 - a constant
+    done = [row["checksum"] for row in await connection.fetch(select, migration.number)]
+    if done != [part.checksum for part in parts[: len(done)]]:
+        raise MigrationRefused(
+            f"{migration.path} was edited in the first {len(done)} steps, which are applied: restore these; later"
+            " steps may be changed"
+        )
+    return len(done)
+
+
+async def _repeat(connection: Connection, migration: Migration, part: Part) -> None:
+    touched = 0
+    for batch in range(1, REPEATS_MAX + 1):
+        answer = (await _in_transaction(connection, part.text)).rsplit(" ", 1)[-1]
+        if not answer.isdecimal():
+            raise MigrationRefused(f"{migration.path}: a repeated step is an INSERT, UPDATE or DELETE")
+        if answer == "0":
+            return
+        touched += int(answer)
+        if batch % REPEATS_LOGGED == 0:
+            log.info("migrate: postgres %s: %d rows so far", migration.path.name, touched)
+    raise MigrationRefused(f"{migration.path}: a repeated step still found rows after {REPEATS_MAX} times")
+
+
+async def _in_transaction(connection: Connection, text: str, record: Sequence[object] = ()) -> str:
+    """One transaction and what it answered; tried again when it met a lock, so that nobody has to wait behind it."""
+    for attempt in range(1, LOCK_ATTEMPTS_MAX + 1):
+        try:
+            async with connection.transaction():
+                await connection.execute(f"SET LOCAL lock_timeout = {int(LOCK_WAIT_S * 1000)}")
+                answer = await connection.execute(text)
+                if record:
+                    await connection.execute(*record)  # type: ignore[arg-type] # a query and its parameters
+                return answer
+        except (asyncpg.LockNotAvailableError, asyncpg.DeadlockDetectedError):
+            if attempt == LOCK_ATTEMPTS_MAX:
+                raise
+            log.info("migrate: postgres: a lock is held by somebody else, attempt %d", attempt)
+            await asyncio.sleep(LOCK_PAUSE_S)
+    raise AssertionError("unreachable: the last attempt returns or raises")
 
 
 def _steps(store: str, migrations: Sequence[Migration], rest: Sequence[Migration], *, dry_run: bool) -> list[Step]:
@@ -259,14 +376,21 @@ async def migrate(settings: Settings, *, dry_run: bool = False, schemas: Path = 
     except (OSError, TimeoutError, asyncpg.PostgresError) as error:
         raise MigrationRefused(f"Postgres at {place.hostname}:{place.port}: {error or type(error).__name__}") from error
     try:
-        await connection.execute("SELECT pg_advisory_lock($1)", LOCK_KEY, timeout=LOCK_TIMEOUT_S)
+        await _lock(connection)
         steps = await migrate_postgres(connection, postgres_files, dry_run=dry_run)
         clickhouse = await asyncio.to_thread(ClickHouse, settings)
         return steps + await asyncio.to_thread(clickhouse.migrate, clickhouse_files, dry_run=dry_run)
-    except TimeoutError as error:
-        raise MigrationRefused(f"another migration has held the lock for {LOCK_TIMEOUT_S:g} s") from error
     finally:
         await connection.close()
+
+
+async def _lock(connection: Connection) -> None:
+    # Asked again and again: a statement that waits has a snapshot, and an index built CONCURRENTLY waits for that.
+    for _ in range(int(LOCK_TIMEOUT_S / LOCK_ASKED_S)):
+        if await connection.fetchval("SELECT pg_try_advisory_lock($1)", LOCK_KEY):
+            return
+        await asyncio.sleep(LOCK_ASKED_S)
+    raise MigrationRefused(f"another migration has held the lock for {LOCK_TIMEOUT_S:g} s")
 
 
 def main() -> int:

@@ -140,6 +140,8 @@ class Ownership:
         if NOTHING_COMMITTED < position[0] < earliest:
             gone = earliest - position[0]
             log.error("retention has passed the committed offset", topic=tp.topic, partition=tp.partition, records=gone)
+        if applied is None and resume == earliest:
+            loop.beginnings.add(tp)
         await self._fill_gap(loop, tp, applied, earliest, resume)
         if pending is not None:
             loop.replays[tp] = pending.again()
@@ -158,7 +160,8 @@ class Ownership:
         if first >= resume:
             return
         gap = Gap(tp, loop.topic_id, first, resume - 1, loop.pipeline.dead.name)
-        work = partial(rebuild, self._settings.kafka_url, gap, loop.seen, self._stop_rebuilds)
+        identify = loop.pipeline.form.identify
+        work = partial(rebuild, self._settings.kafka_url, gap, loop.seen, self._stop_rebuilds, identify)
         records = await asyncio.to_thread(work)
         metrics.REBUILT.labels(loop.pipeline.name).inc(records)
         log.info("dedupe state rebuilt", topic=tp.topic, partition=tp.partition, records=records)

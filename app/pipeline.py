@@ -4,8 +4,8 @@
 2. open     its range: durable as *pending* in the offset commit before anything leaves the process
 3. inspect  envelope and wire format; what is wrong goes to the DLQ
 4. dedupe   by event id against the offset that first carried it: equal is a redelivery, lower a duplicate
-5. process  the domain's pure function: batch in, rows out
-6. write    rows into ClickHouse under the range's token, poison into the DLQ, all confirmed
+5. process  the domain's pure function: batch in, rows and events out
+6. write    rows into ClickHouse under the range's token, events and poison into topics, all confirmed
 7. remember the new ids together with the applied offset, in one RocksDB batch
 8. commit   last + 1
 
@@ -30,17 +30,19 @@ from app.batch import TP, RecordBatch
 from app.codec import Version
 from app.dedup import Applied, Seen, SeenTable, first_carriers
 from app.errors import Backpressure, Fenced, Poison
+from app.formats import Format
 from app.lifecycle import stop_loudly
-from app.outputs import Events, Outputs
+from app.outputs import Outputs
 from app.producer import NotProduced, Producer
 from app.progress import Progress
 from app.ranges import Range, token
 from app.settings import Settings
 from app.sinks.clickhouse import ClickHouseSink
 from app.sinks.container import Row
-from app.sinks.restoring import restore
+from app.sinks.restoring import Beginnings, lacking, restore
 from app.telemetry import metrics
 from app.transport import Consumer
+from schemas.emits import Emits
 from schemas.rows import Rows
 from schemas.topics import Topic
 
@@ -49,7 +51,7 @@ log = structlog.get_logger(__name__)
 RETRY_FIRST_S = 0.25  # doubled up to the next number, with full jitter, so that workers do not retry in step
 RETRY_MAX_S = 10.0
 
-Process = Callable[[Events], Outputs]
+Process = Callable[[Any], Outputs]  # of what the pipeline's format makes of a batch: Events, or Changes
 T = TypeVar("T")
 
 
@@ -61,10 +63,11 @@ class Pipeline:
     version: int
     reads: Topic
     dead: Topic
-    subject: str
+    form: Format
     process: Process
     seen: SeenTable
     writes: tuple[Rows, ...]
+    emits: tuple[Emits, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +107,8 @@ class Loop:
         self.replays: dict[TP, Range] = {}
         self.carrying: dict[TP, asyncio.Task[None]] = {}
         self.durable: dict[TP, int] = {}
-        self.schema = codec.schema(pipeline.subject)
+        self.form = pipeline.form
+        self.beginnings = Beginnings(parts.sink, [rows.table for rows in pipeline.writes if not rows.version])
         self._log = log.bind(pipeline=pipeline.name)
 
     async def run(self, stream: Any) -> None:
@@ -164,8 +168,8 @@ class Loop:
     def inspect(self, work: Work) -> None:
         # 3. inspect
         records, pills = quarantine.split(work.batch.records, work.pills)
-        work.good, work.dead = inspection.inspect(records, self.schema)
-        work.dead += [dlq.Dead(one, work.pills[one.offset], 3, inspection.tenant(one)) for one in pills]
+        work.good, work.dead = self.form.inspect(records)
+        work.dead += [dlq.Dead(one, work.pills[one.offset], 3, self.form.tenant(one)) for one in pills]
         if failpoints.armed:
             failpoints.hit("3_inspect")
 
@@ -180,64 +184,77 @@ class Loop:
 
     def process(self, work: Work) -> Outputs:
         # 5. process
-        outputs = self.pipeline.process(Events([one.record for one in work.kept], self.schema))
-        undeclared = {*outputs.rows, *outputs.passed} - {*self.pipeline.writes}
+        outputs = self.pipeline.process(self.form.events(work.kept))
+        undeclared = {*outputs.rows, *outputs.passed, *outputs.produced} - {*self.pipeline.writes, *self.pipeline.emits}
         if undeclared:
-            raise RuntimeError(f"{self.pipeline.name} writes {undeclared}, which its row of the topology does not name")
-        work.dead += [dlq.Dead(record, poison, 5, inspection.tenant(record)) for record, poison in outputs.rejected]
+            raise RuntimeError(f"{self.pipeline.name} gives {undeclared}, which its row of the topology does not name")
+        inspection.observe_warnings(self.pipeline.name, outputs.warnings)
+        work.dead += [dlq.Dead(record, poison, 5, self.form.tenant(record)) for record, poison in outputs.rejected]
         if failpoints.armed:
             failpoints.hit("5_process")
         return outputs
 
     async def write(self, work: Work, outputs: Outputs, namespace: str = "") -> None:
-        """Insert the rows, then produce the DLQ records, all confirmed when it returns."""
+        """Insert the rows, then produce events and DLQ records, all confirmed when it returns."""
         # 6. write
         ratio_max, tp = self.parts.settings.dlq_ratio_max, work.batch.tp
         dlq.check_limit(work.dead, len(work.batch.records), ratio_max)
         by_offset = {one.record.offset: one.record for one in work.kept}
+        again = await self._persist(tp, partial(self.beginnings.comes_again, tp, work.span.first))
         for table, version, rows in self.blocks(work, outputs):
-            name = token(self.pipeline.name, table, version.id, work.span, namespace)
-            work.repeated = work.batch.replayed
+            name = token(self.pipeline.name, table.table, version.id, work.span, namespace)
+            work.repeated = work.batch.replayed or again
             refused = await self._persist(tp, partial(self._insert, work, table, version, rows, name))
             for offset, poison in refused:
-                work.dead.append(dlq.Dead(by_offset[offset], poison, 6, inspection.tenant(by_offset[offset])))
-            metrics.INSERTED.labels(self.pipeline.name, table).inc(len(rows) - len(refused))
+                work.dead.append(dlq.Dead(by_offset[offset], poison, 6, self.form.tenant(by_offset[offset])))
+            metrics.INSERTED.labels(self.pipeline.name, table.table).inc(len(rows) - len(refused))
             if failpoints.armed:
                 failpoints.hit("6_insert")
+        if outputs.produced:
+            events = outputs.events({one.record.offset for one in work.dead})
+            await self._persist(tp, partial(self.parts.producer.send_many, events))
+            if failpoints.armed:
+                failpoints.hit("6_produce")
         if work.dead:
-            work.dead += inspection.followers(work.good, work.kept, work.dead)
+            work.dead += inspection.followers(work.good, work.kept, work.dead, self.form.tenant)
             dlq.check_limit(work.dead, len(work.batch.records), ratio_max)
-            entries = [dlq.entry(self.pipeline.dead.name, one, work.span, self.pipeline.name) for one in work.dead]
+            name, dead, say = self.pipeline.name, self.pipeline.dead.name, self.form.describe
+            entries = [dlq.entry(dead, one, work.span, name, say(one.record)) for one in work.dead]
             await self._persist(tp, partial(self.parts.producer.send_many, entries))
         if failpoints.armed:
             failpoints.hit("6_write")
 
     async def _insert(
-        self, work: Work, table: str, version: Version, rows: list[Row], name: str
+        self, work: Work, table: Rows, version: Version, rows: list[Row], name: str
     ) -> list[tuple[int, Poison]]:
-        """One insert; one that may have been tried before is looked after, since its token alone proves nothing."""
+        """One insert; around one that may have been tried before we look, since its token alone proves nothing."""
         repeated, work.repeated = work.repeated, True
-        refused = await self.parts.sink.insert(table, version, work.batch.tp, rows, name)
-        if repeated:
+        if repeated and table.version:
+            # Nothing newer is there, so the last versions once more are no harm: under a name that no insert had.
+            name = f"{name}:again{time.time_ns()}"
+        elif repeated:
+            rows = await lacking(self.parts.sink, table.table, version, work.batch.tp, rows)
+        refused = await self.parts.sink.insert(table.table, version, work.batch.tp, rows, name) if rows else []
+        if repeated and not table.version:
             gone = {offset for offset, _ in refused}
             left = [row for row in rows if row.offset not in gone]
-            await restore(self.parts.sink, table, version, work.batch.tp, left, token=name)
+            await restore(self.parts.sink, table.table, version, work.batch.tp, left, token=name)
         return refused
 
     @staticmethod
-    def blocks(work: Work, outputs: Outputs) -> list[tuple[str, Version, list[Row]]]:
+    def blocks(work: Work, outputs: Outputs) -> list[tuple[Rows, Version, list[Row]]]:
         """The rows of each insert: one block a table and schema version, in offset order."""
-        found: list[tuple[str, Version, list[Row]]] = []
+        found: list[tuple[Rows, Version, list[Row]]] = []
         for rows in outputs.passed:
             by_version: dict[int, tuple[Version, list[Row]]] = {}
             for record, _, version in work.kept:
                 block = by_version.setdefault(version.id, (version, []))
                 block[1].append(Row(record.offset, (record.value or b"")[codec.PREFIX_BYTES :]))
-            found += [(rows.table, *block) for block in by_version.values()]
+            found += [(rows, *block) for block in by_version.values()]
         for rows, entries in outputs.rows.items():
             schema = codec.schema(rows.subject)
             datums = [Row(record.offset, schema.encode(row)[codec.PREFIX_BYTES :]) for record, row in entries]
-            found.append((rows.table, schema.latest, datums))
+            found.append((rows, schema.latest, datums))
         return found
 
     def remember(self, work: Work) -> None:

@@ -10,25 +10,25 @@ import io
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import fastavro
 from confluent_kafka import Message
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_delay, wait_random_exponential
 
-from app import inspection, progress, source
+from app import progress, source
 from app.batch import TP, RecordBatch
-from app.codec import Version, schema
+from app.codec import Version
 from app.dedup import Gap, dead_offsets, first_carriers
 from app.errors import Backpressure, Poison
-from app.outputs import Events
 from app.ownership import describe
 from app.pipeline import Loop, Pipeline, Work
 from app.ranges import Range, token
 from app.settings import GROUP_ID, Settings
 from app.sinks.clickhouse import ClickHouseSink
 from app.sinks.container import Row
-from app.stored import Counts, EventKey, Stored
+from app.stored import Counts, Stored, Unique
+from schemas.rows import Rows
 
 # Timestamps are the producers' and so not in order: this far behind a later one an earlier one is still looked for.
 DISORDER_MS: Final = 10 * 60 * 1000
@@ -116,12 +116,11 @@ class Replay:
         self._sink = sink
         self._stored = stored
         self._replay_id = replay_id
-        self._schema = schema(chosen.pipeline.subject)
 
     async def run(self, bootstrap: str, report: Report, *, dry_run: bool) -> Outcome:
         """Read, compare, restore. A dry run restores nothing."""
-        tables = [rows.table for rows in self.plan.pipeline.writes]
-        self.outcome.before = {table: await self._stored.counts(table) for table in tables}
+        tables = self.plan.pipeline.writes
+        self.outcome.before = {table.table: await self._stored.counts(table) for table in tables}
         done = 0
         for tp, (first, last) in self.plan.spans.items():
             gap = Gap(tp, self.plan.topic_id, first, last, self.plan.pipeline.dead.name)
@@ -131,7 +130,7 @@ class Replay:
                 await self.carry(tp, [source.as_record(record) for record in found], dead, dry_run=dry_run)
                 done += len(found)
                 report(done, self.plan.records)
-        self.outcome.after = {table: await self._stored.counts(table) for table in tables}
+        self.outcome.after = {table.table: await self._stored.counts(table) for table in tables}
         return self.outcome
 
     async def carry(self, tp: TP, records: Sequence[source.SourceRecord], dead: set[int], *, dry_run: bool) -> None:
@@ -146,37 +145,41 @@ class Replay:
         first, last = alive[0].offset, alive[-1].offset
         span = Range(self.plan.topic_id, *tp, first, last, self.plan.pipeline.version)
         work = Work(span, RecordBatch(tp, first, last, alive, replayed=True))
-        work.good, work.dead = inspection.inspect(alive, self._schema)
+        form = self.plan.pipeline.form
+        work.good, work.dead = form.inspect(alive)
         kept, _ = first_carriers([one.key for one in work.good], [one.record.offset for one in work.good], {})
         work.kept = [work.good[index] for index in kept]
-        outputs = self.plan.pipeline.process(Events([one.record for one in work.kept], self._schema))
+        outputs = self.plan.pipeline.process(form.events(work.kept))
         outcome.poison += len(work.dead) + len(outputs.rejected)
         outcome.duplicates += len(work.good) - len(work.kept)
         outcome.processed += len(work.kept) - len(outputs.rejected)
-        chunk: dict[str, set[EventKey]] = {}
+        chunk: dict[Rows, set[Unique]] = {}
         for table, version, rows in Loop.blocks(work, outputs):
             missing = await self._missing(table, version, rows, chunk.setdefault(table, set()))
             outcome.missing += len(missing)
             if missing and not dry_run:
                 await self._insert(table, version, span, missing)
 
-    async def _missing(self, table: str, version: Version, rows: Sequence[Row], chunk: set[EventKey]) -> list[Row]:
-        """The rows whose event the table lacks, one an event; `chunk` holds the events of this chunk so far."""
-        keyed = [(row, event_of(row, version)) for row in rows]
-        existing = await self._stored.existing(table, [key for _, key in keyed if key is not None])
+    async def _missing(self, table: Rows, version: Version, rows: Sequence[Row], chunk: set[Unique]) -> list[Row]:
+        """The rows that the table lacks; `chunk` holds the keys of this chunk so far.
+
+        Of events each once. Of versions those that are newer than what is there, in their order: the last one counts.
+        """
+        keyed = [(row, unique_of(row, version, table)) for row in rows]
+        existing = await self._stored.existing(table, [key for _, (key, _) in keyed if key])
         missing: list[Row] = []
-        for row, key in keyed:
-            if key is None:
+        for row, (key, number) in keyed:
+            if not key:
                 self.outcome.poison += 1
-            elif key in existing or key in chunk:
+            elif number <= existing.get(key, -1) or (key in chunk and not table.version):
                 self.outcome.present += 1
             else:
                 chunk.add(key)
                 missing.append(row)
         return missing
 
-    async def _insert(self, table: str, version: Version, span: Range, rows: Sequence[Row]) -> None:
-        name = token(self.plan.pipeline.name, table, version.id, span, self._replay_id)
+    async def _insert(self, table: Rows, version: Version, span: Range, rows: Sequence[Row]) -> None:
+        name = token(self.plan.pipeline.name, table.table, version.id, span, self._replay_id)
         retrying = AsyncRetrying(
             retry=retry_if_exception_type(Backpressure),
             wait=wait_random_exponential(multiplier=RETRY_FIRST_S, max=RETRY_MAX_S),
@@ -184,17 +187,17 @@ class Replay:
             reraise=True,
         )
         place = (span.topic, span.partition)
-        refused: list[tuple[int, Poison]] = await retrying(self._sink.insert, table, version, place, rows, name)
+        refused: list[tuple[int, Poison]] = await retrying(self._sink.insert, table.table, version, place, rows, name)
         self.outcome.refused += len(refused)
 
 
-def event_of(row: Row, version: Version) -> EventKey | None:
-    """The event that a row is, read from the row itself; None when it is no datum of its schema."""
+def unique_of(row: Row, version: Version, table: Rows) -> tuple[Unique, int]:
+    """The texts of a row's unique columns, read from the row itself, and its version; () when it is no datum."""
     try:
-        fields = fastavro.schemaless_reader(io.BytesIO(row.datum), version.parsed, None)
+        fields: Any = fastavro.schemaless_reader(io.BytesIO(row.datum), version.parsed, None)
     except BAD_DATUM:
-        return None
-    return EventKey(str(fields["tenant_id"]), fields["event_id"]) if isinstance(fields, dict) else None
+        return (), 0
+    return tuple(str(fields[column]) for column in table.unique), fields[table.version] if table.version else 0
 
 
 def _next(chunks: Iterator[list[Message]]) -> list[Message] | None:

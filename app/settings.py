@@ -29,6 +29,8 @@ class Settings(BaseSettings):
     postgres_port: int = Field(default=55432, ge=1, le=65535)
     clickhouse_port: int = Field(default=8123, ge=1, le=65535)
     worker_port: int = Field(default=8081, ge=0, le=65535, description="worker health and metrics; 0 = any")
+    connect_port: int = Field(default=8083, ge=1, le=65535, description="Kafka Connect, started by `up --cdc`")
+    watch_port: int = Field(default=8084, ge=1, le=65535, description="figures of `cdc watch`")
 
     # Where the parts are; empty means the embedded one on the port above.
     kafka_url: str = Field(default="", description="bootstrap servers, host:port[,host:port]")
@@ -36,6 +38,10 @@ class Settings(BaseSettings):
     postgres_owner_url: SecretStr = Field(
         default=SecretStr(""), description="as postgres_url, for the role that owns the tables; read by migrate alone"
     )
+    postgres_cdc_url: SecretStr = Field(
+        default=SecretStr(""), description="as postgres_url, for the role that Debezium and `cdc` use"
+    )
+    connect_url: str = Field(default="", description="Kafka Connect, http(s)://host:port")
     clickhouse_url: str = Field(default="", description="http(s)://host:port")
     clickhouse_user: str = "default"
     clickhouse_password: SecretStr = SecretStr("")
@@ -61,6 +67,7 @@ class Settings(BaseSettings):
     dlq_ratio_max: float = Field(default=0.5, gt=0, le=1, description="poison share of a batch that stops us")
     failpoints: str = Field(default="", description="tests only: name=action[,name=action]")
 
+    watch_host: str = Field(default="127.0.0.1", description="where `cdc watch` listens; 0.0.0.0 in a container")
     worker_host: str = Field(default="127.0.0.1", description="where health and metrics listen")
 
     # The edge.
@@ -69,6 +76,8 @@ class Settings(BaseSettings):
     edge_in_flight_bytes_max: int = Field(default=64 << 20, ge=1 << 20, le=4 << 30)
     edge_connections_max: int = Field(default=1_000, ge=1, le=100_000)
     credential_cache_s: float = Field(default=30.0, ge=0, le=3_600, description="a revoked key lives this long")
+    cache_url: SecretStr = Field(default=SecretStr(""), description="of analytics: empty = off, memory:, redis://...")
+    cache_s: float = Field(default=2.0, ge=0.1, le=60, description="a cached answer is never older than this")
 
     # Telemetry.
     log_level: str = Field(default="INFO", pattern=r"^(DEBUG|INFO|WARNING|ERROR)$")
@@ -87,6 +96,14 @@ class Settings(BaseSettings):
                 raise ValueError(f"AFLUENTE_MASTER_KEY must be {MASTER_KEY_BYTES} bytes, base64")
         return value
 
+    @field_validator("cache_url")
+    @classmethod
+    def _cache_is_known(cls, value: SecretStr) -> SecretStr:
+        url = value.get_secret_value()
+        if url and url != "memory:" and not url.startswith(("redis://", "rediss://")):
+            raise ValueError("AFLUENTE_CACHE_URL must be empty, memory:, redis://... or rediss://...")
+        return value
+
     @model_validator(mode="after")
     def _default_urls(self) -> Self:
         # Frozen model: the derived defaults are set through __dict__ once, before anybody reads them.
@@ -94,12 +111,15 @@ class Settings(BaseSettings):
             self.__dict__["kafka_url"] = f"127.0.0.1:{self.kafka_port}"
         if not self.clickhouse_url:
             self.__dict__["clickhouse_url"] = f"http://127.0.0.1:{self.clickhouse_port}"
+        if not self.connect_url:
+            self.__dict__["connect_url"] = f"http://127.0.0.1:{self.connect_port}"
         if not self.postgres_url.get_secret_value():
             url = f"postgresql://afluente@127.0.0.1:{self.postgres_port}/afluente"
             self.__dict__["postgres_url"] = SecretStr(url)
         PostgresDsn(self.postgres_url.get_secret_value())
-        if self.postgres_owner_url.get_secret_value():
-            PostgresDsn(self.postgres_owner_url.get_secret_value())
+        for other in (self.postgres_owner_url, self.postgres_cdc_url):
+            if other.get_secret_value():
+                PostgresDsn(other.get_secret_value())
         return self
 
     @property

@@ -12,14 +12,18 @@ import clickhouse_connect
 from clickhouse_connect.driver.asyncclient import AsyncClient
 
 from app.settings import Settings
+from schemas.rows import Rows
 
 IDS_IN_QUERY: Final = 500  # of at most 128 bytes: with escapes well below ClickHouse's max_query_size of 256 KiB
 CONNECT_S: Final = 5
 QUERY_S: Final = 300  # uniqExact over a whole table
 
 
+Unique = tuple[str, ...]  # what the `unique` columns of a table's declaration hold, as texts
+
+
 class EventKey(NamedTuple):
-    """What is unique in every table of events: ids are unique per tenant."""
+    """The unique columns of every table of events: ids are unique per tenant."""
 
     tenant_id: str
     event_id: str
@@ -63,33 +67,35 @@ class Stored:
         if self._client is not None:
             await self._client.close()
 
-    async def existing(self, table: str, keys: Iterable[EventKey]) -> set[EventKey]:
-        """Which of these events the table has."""
+    async def existing(self, table: Rows, keys: Iterable[Unique]) -> dict[Unique, int]:
+        """Which of these rows the table has, by the texts of their unique columns, and their highest version or 0."""
         wanted = sorted(set(keys))
-        found: set[EventKey] = set()
+        found: dict[Unique, int] = {}
         for start in range(0, len(wanted), IDS_IN_QUERY):
             found |= await self._existing(table, wanted[start : start + IDS_IN_QUERY])
         return found
 
-    async def counts(self, table: str) -> Counts:
-        """The whole table as a reader without FINAL sees it."""
-        query = f"SELECT count(), uniqExact(tenant_id, event_id) FROM {self._name(table)}"  # noqa: S608 - a setting
+    async def counts(self, table: Rows) -> Counts:
+        """The whole table as a reader sees it: of events without FINAL, of versions with it."""
+        place = self._name(table) + (" FINAL" if table.version else "")
+        query = f"SELECT count(), uniqExact({', '.join(table.unique)}) FROM {place}"  # noqa: S608 - ours
         rows, unique = (await self._connected.query(query)).result_rows[0]
         return Counts(int(rows), int(unique))
 
-    async def _existing(self, table: str, wanted: Sequence[EventKey]) -> set[EventKey]:
-        # Both columns apart, not as tuples: so the primary key and the bloom filter are used. Pairs are told below.
+    async def _existing(self, table: Rows, wanted: Sequence[Unique]) -> dict[Unique, int]:
+        # The columns apart, not as tuples: so the primary key and the bloom filter are used. Whole keys are told below.
+        texts = ", ".join(f"toString({column}) AS text_{column}" for column in table.unique)
+        bound = {column: tuple(dict.fromkeys(key[n] for key in wanted)) for n, column in enumerate(table.unique)}
         query = (
-            f"SELECT DISTINCT toString(tenant_id), event_id FROM {self._name(table)} "  # noqa: S608 - ids are bound
-            "WHERE tenant_id IN %(tenants)s AND event_id IN %(ids)s"
+            f"SELECT {texts}, {f'max({table.version})' if table.version else '0'} "  # noqa: S608 - values are bound
+            f"FROM {self._name(table)} WHERE {' AND '.join(f'{column} IN %({column})s' for column in bound)} "
+            f"GROUP BY {', '.join(f'text_{column}' for column in bound)}"
         )
-        tenants = tuple(dict.fromkeys(key.tenant_id for key in wanted))
-        ids = tuple(dict.fromkeys(key.event_id for key in wanted))
-        rows = (await self._connected.query(query, {"tenants": tenants, "ids": ids})).result_rows
-        return {EventKey(*row) for row in rows} & set(wanted)
+        rows = (await self._connected.query(query, bound)).result_rows
+        return {key: int(row[-1]) for row in rows if (key := tuple(row[:-1])) in set(wanted)}
 
-    def _name(self, table: str) -> str:
-        return f"{self._settings.clickhouse_database}.{table}"
+    def _name(self, table: Rows) -> str:
+        return f"{self._settings.clickhouse_database}.{table.table}"
 
     @property
     def _connected(self) -> AsyncClient:

@@ -57,9 +57,36 @@ GATEWAY_RECEIVED_DLQ = Topic(
     record_bytes_max=4 << 20,
 )
 
+BILLS_CHANGES = Topic(
+    name="bills.changes",
+    key="tenant_id",
+    partitions=8,
+    retention_ms=7 * DAY_MS,
+    why="what Postgres committed to bills, as Debezium tells it, with heartbeats that say how far it has come",
+    record_bytes_max=2 << 20,
+)
+BILLS_CHANGES_DLQ = Topic(
+    name="bills.changes" + DLQ_SUFFIX,
+    key="tenant_id",
+    partitions=1,
+    retention_ms=30 * DAY_MS,
+    why="changes that the mirror does not understand, a truncate or a lost column, kept until a fix replays them",
+    record_bytes_max=4 << 20,
+)
+BILLS_EVENTS = Topic(
+    name="bills.events",
+    key="tenant_id",
+    partitions=8,
+    retention_ms=7 * DAY_MS,
+    why="what happened to bills, for whoever wants to act on it; docs/events.md describes each event",
+)
+
 TOPICS: tuple[Topic, ...] = (
     TRACKING_COLLECTED,
     TRACKING_COLLECTED_DLQ,
     GATEWAY_RECEIVED,
     GATEWAY_RECEIVED_DLQ,
+    BILLS_CHANGES,
+    BILLS_CHANGES_DLQ,
+    BILLS_EVENTS,
 )

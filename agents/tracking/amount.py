@@ -10,13 +10,8 @@ from decimal import Decimal
 
 from agents.tracking.body import Part
 from app.errors import Poison
-from schemas.tracking_sales import (
-    AMOUNT_DIGITS_MAX,
-    AMOUNT_SCALE,
-    CURRENCIES,
-    CURRENCIES_WITHOUT_CENTS,
-    Money,
-)
+from schemas.currencies import CURRENCIES, CURRENCIES_WITHOUT_CENTS
+from schemas.tracking_sales import AMOUNT_DIGITS_MAX, AMOUNT_SCALE, Money
 
 AMOUNT_TEXT = re.compile(rf"[0-9]{{1,{AMOUNT_DIGITS_MAX}}}(\.[0-9]{{1,{AMOUNT_SCALE}}})?")
 CENTS_MAX = 10 ** (AMOUNT_DIGITS_MAX + 2) - 1

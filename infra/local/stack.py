@@ -20,7 +20,7 @@ from infra.local import ports
 from infra.local.environment import current_environ, load_settings, process_environ, write_env_file
 from infra.local.faults import Fault
 from infra.local.home import ROOT, Home, locked
-from infra.local.parts import BY_NAME, PARTS, PROBE_TIMEOUT_S, SERVICES, STEPS, Part
+from infra.local.parts import BY_NAME, PARTS, PROBE_TIMEOUT_S, SERVICES, STEPS, USUAL, Part, steps_of
 from infra.local.record import (
     PartRecord,
     Wish,
@@ -94,7 +94,20 @@ class Stack:
             raise StackError("AFLUENTE_WORKER_PORT is 0 (any port); the embedded stack needs a fixed one.")
         return settings
 
-    def up(self, only: Iterable[str] = SERVICES, report: Report = _silent, timeout_s: float = UP_TIMEOUT_S) -> None:
+    def chosen_cdc(self, choice: bool | None) -> bool:
+        """Whether this home runs change data capture: as chosen now, else as chosen last.
+
+        It is remembered because of the slot: without its reader Postgres keeps the log for it.
+        """
+        self.home.create()
+        mark = self.home.root / "cdc"
+        if choice is True:
+            mark.touch()
+        elif choice is False:
+            mark.unlink(missing_ok=True)
+        return mark.exists()
+
+    def up(self, only: Iterable[str] = USUAL, report: Report = _silent, timeout_s: float = UP_TIMEOUT_S) -> None:
         """Starts these parts (and the steps between them) and returns when they are ready. Idempotent."""
         names = self._checked(only)
         settings = self.prepare()
@@ -112,8 +125,7 @@ class Stack:
         with changing_wishes(self.home) as wishes:
             for name in names:
                 _ask(wishes, name, run=True)
-            wanted = {name for name, wish in wishes.items() if wish.run}
-            steps = [name for name in STEPS if set(BY_NAME[name].after) <= wanted]
+            steps = steps_of({name for name, wish in wishes.items() if wish.run})
             for name in steps:
                 _ask(wishes, name, run=True)
             asked = {name: wishes[name].nonce for name in (*names, *steps)}

@@ -1,8 +1,9 @@
 -- Mirrors of Postgres: bills and bill_occurrences as CDC brings them, and how far CDC has come.
 --
 -- A row's version is its LSN: for one row a later change has a higher one, whatever order the changes arrive in. A
--- deleted row is a row with is_deleted = 1, and a row whose due date moved to another month leaves such a tombstone in
--- the partition it came from, so each partition alone says what is alive in it.
+-- deleted row is a row with is_deleted = 1, and a row whose due date moved leaves such a tombstone at the day it came
+-- from. The day is part of the key, so all versions of one key lie in one partition and pass or fail a filter on
+-- due_date together: FINAL is right with any filter and without settings, and partitions are pruned before it.
 CREATE TABLE IF NOT EXISTS {database}.bills {on_cluster}
 (
     tenant_id UUID,
@@ -27,11 +28,12 @@ CREATE TABLE IF NOT EXISTS {database}.bills {on_cluster}
     _topic LowCardinality(String),
     _partition UInt32,
     _offset UInt64 CODEC(Delta, ZSTD(1)),
-    _ingested_at DateTime64(3, 'UTC') DEFAULT now64(3, 'UTC') CODEC(Delta, ZSTD(1))
+    _ingested_at DateTime64(3, 'UTC') DEFAULT now64(3, 'UTC') CODEC(Delta, ZSTD(1)),
+    INDEX id_bloom id TYPE bloom_filter(0.01) GRANULARITY 1 -- one row by its id, when its day is not known
 )
 ENGINE = {replicated}ReplacingMergeTree({replica_path}_version, is_deleted)
 PARTITION BY toYYYYMM(due_date)
-ORDER BY (tenant_id, id)
+ORDER BY (tenant_id, due_date, id)
 SETTINGS {dedupe_window};
 
 CREATE TABLE IF NOT EXISTS {database}.bill_occurrences {on_cluster}
@@ -59,11 +61,13 @@ CREATE TABLE IF NOT EXISTS {database}.bill_occurrences {on_cluster}
     _topic LowCardinality(String),
     _partition UInt32,
     _offset UInt64 CODEC(Delta, ZSTD(1)),
-    _ingested_at DateTime64(3, 'UTC') DEFAULT now64(3, 'UTC') CODEC(Delta, ZSTD(1))
+    _ingested_at DateTime64(3, 'UTC') DEFAULT now64(3, 'UTC') CODEC(Delta, ZSTD(1)),
+    INDEX id_bloom id TYPE bloom_filter(0.01) GRANULARITY 1, -- one row by its id, when its day is not known
+    INDEX ingested_at_range _ingested_at TYPE minmax GRANULARITY 1 -- what came in since a moment ago
 )
 ENGINE = {replicated}ReplacingMergeTree({replica_path}_version, is_deleted)
 PARTITION BY toYYYYMM(due_date)
-ORDER BY (tenant_id, id)
+ORDER BY (tenant_id, due_date, id)
 SETTINGS {dedupe_window};
 
 -- One row a partition of bills.changes, from the heartbeats that travel in it: everything that Postgres committed

@@ -19,11 +19,15 @@ TYPES = {
     "uuid": {"UUID"},
     "string": {"String", "LowCardinality(String)"},
     "timestamp-millis": {"DateTime64(3, 'UTC')"},
+    "timestamp-micros": {"DateTime64(6, 'UTC')"},
+    "timestamp-micros?": {"Nullable(DateTime64(6, 'UTC'))"},
+    "date": {"Date"},
+    "decimal(14, 2)": {"Decimal(14, 2)"},
     "decimal(18, 4)?": {"Nullable(Decimal(18, 4))"},
     "boolean?": {"Nullable(Bool)"},
-    "int": {"Int32"},
+    "int": {"Int32", "UInt16", "UInt8"},
     "int?": {"Nullable(Int32)"},
-    "long": {"Int64"},
+    "long": {"Int64", "UInt64"},
     "boolean": {"Bool"},
 }
 
@@ -50,7 +54,9 @@ def columns(table: str) -> dict[str, str]:
     body = re.search(rf"CREATE TABLE IF NOT EXISTS {{database}}\.{table} [^(]*\((.*?)\n\)", ddl, re.DOTALL)
     assert body, table
     lines = (line.strip().rstrip(",") for line in body[1].strip().splitlines())
-    split = (re.split(r" CODEC| DEFAULT", line)[0].split(" ", 1) for line in lines if not line.startswith("INDEX"))
+    split = (
+        re.split(r" CODEC| DEFAULT| COMMENT", line)[0].split(" ", 1) for line in lines if not line.startswith("INDEX")
+    )
     return {name: kind for name, kind in split}  # noqa: C416 - the pairs are lists
 
 

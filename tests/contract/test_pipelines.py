@@ -11,8 +11,8 @@ import pytest
 
 from agents import topology
 from app import codec
+from app.formats import Enveloped
 from app.inspection import TENANT_BYTES, TENANT_LENGTH_BYTE
-from app.outputs import Events
 from app.pipeline import Pipeline
 from app.settings import Settings
 from app.sinks.container import SOURCE_FIELDS
@@ -34,8 +34,12 @@ COLUMN_TYPES = {
     "null|bytes/decimal(18, 4)": {"Nullable(Decimal(18, 4))"},
     "null|boolean": {"Nullable(Bool)"},
     "null|int": {"Nullable(Int32)"},
-    "int": {"UInt32", "Int32"},
+    "int": {"UInt32", "Int32", "UInt16", "UInt8"},
     "long": {"UInt64", "Int64"},
+    "long/timestamp-micros": {"DateTime64(6, 'UTC')"},
+    "null|long/timestamp-micros": {"Nullable(DateTime64(6, 'UTC'))"},
+    "bytes/decimal(14, 2)": {"Decimal(14, 2)"},
+    "int/date": {"Date"},
 }
 INGESTED = "_ingested_at"  # ClickHouse's own: when the row came
 
@@ -59,7 +63,7 @@ def ddl_columns(text: str) -> dict[str, dict[str, str]]:
     ):
         lines = [line.strip().rstrip(",") for line in match[2].strip().splitlines()]
         pairs = [line.split(" ", 1) for line in lines if line and not line.startswith(("INDEX", "--"))]
-        found[match[1]] = {name: re.split(r" (?:CODEC|DEFAULT)\b", kind)[0] for name, kind in pairs}
+        found[match[1]] = {name: re.split(r" (?:CODEC|DEFAULT|COMMENT)\b", kind)[0] for name, kind in pairs}
     return found
 
 
@@ -106,11 +110,18 @@ def test_every_table_of_the_ddl_is_written_by_a_pipeline() -> None:
     assert {declared.table for pipeline in PIPELINES for declared in pipeline.writes} == set(DDL)
 
 
+def subjects(pipeline: Pipeline) -> list[str]:
+    """The subjects of the enveloped topics that a pipeline reads and produces to."""
+    read = [pipeline.form.subject] if isinstance(pipeline.form, Enveloped) else []
+    return [*read, *(emits.subject for emits in pipeline.emits)]
+
+
 @each_pipeline
-def test_a_subject_that_is_read_begins_with_its_tenant(pipeline: Pipeline) -> None:
+def test_a_subject_that_is_read_or_produced_begins_with_its_tenant(pipeline: Pipeline) -> None:
     """Inspection compares those bytes without decoding: first field, a string, 36 characters."""
-    first = codec.schema(pipeline.subject).latest.parsed["fields"][0]
-    assert (first["name"], avro_type(first["type"])) == ("tenant_id", "string/uuid")
+    for subject in subjects(pipeline):
+        first = codec.schema(subject).latest.parsed["fields"][0]
+        assert (first["name"], avro_type(first["type"])) == ("tenant_id", "string/uuid")
     assert bytes([TENANT_BYTES << 1]) == TENANT_LENGTH_BYTE
 
 
@@ -142,15 +153,17 @@ def test_a_pipeline_is_named_as_its_module(pipeline: Pipeline) -> None:
 @each_pipeline
 def test_a_pipeline_that_passes_through_reads_the_subject_of_its_table(pipeline: Pipeline) -> None:
     """Its datums are copied into the table's container, so the two must be one subject."""
-    outputs = pipeline.process(Events([], codec.schema(pipeline.subject)))
-    assert {declared.subject for declared in outputs.passed} <= {pipeline.subject}
+    outputs = pipeline.process(pipeline.form.events([]))
+    read = {pipeline.form.subject} if isinstance(pipeline.form, Enveloped) else set()
+    assert {declared.subject for declared in outputs.passed} <= read
     assert {*outputs.rows, *outputs.passed} <= set(pipeline.writes)
 
 
-def test_every_source_topic_has_a_pipeline() -> None:
-    """Records that nobody reads are lost when retention comes."""
+def test_every_topic_is_read_or_produced_by_a_pipeline() -> None:
+    """Records that nobody reads are lost when retention comes; what a pipeline produces is for others to read."""
     sources = {topic.name for topic in TOPICS if not topic.name.endswith(DLQ_SUFFIX)}
-    assert sources == {pipeline.reads.name for pipeline in PIPELINES}
+    produced = {emits.topic.name for pipeline in PIPELINES for emits in pipeline.emits}
+    assert sources == {pipeline.reads.name for pipeline in PIPELINES} | produced
 
 
 def test_every_topic_is_declared_once_and_listed() -> None:

@@ -26,10 +26,16 @@ def rows(heading: str) -> Iterator[list[str]]:
         yield [cell.strip().strip("`") for cell in line.strip("|").split("|")]
 
 
+def produced(pipeline: Pipeline) -> str:
+    """The topics that a pipeline produces to, as the table has them."""
+    return ", ".join(emits.topic.name for emits in pipeline.emits)
+
+
 def test_the_page_lists_the_pipelines_of_the_map() -> None:
     """The table of pipelines is the topology."""
     declared = [
-        [p.name, str(p.version), p.reads.name, ", ".join(row.table for row in p.writes), p.dead.name] for p in PIPELINES
+        [p.name, str(p.version), p.reads.name, ", ".join(row.table for row in p.writes), produced(p), p.dead.name]
+        for p in PIPELINES
     ]
     assert list(rows("Pipelines")) == declared
 
@@ -45,7 +51,9 @@ def test_each_domain_card_names_its_pipelines_and_topics(pipeline: Pipeline) -> 
     """`agents/<domain>/__init__.py` says what the domain reads and writes."""
     card = importlib.import_module(f"agents.{pipeline.name.split('.')[0]}").__doc__ or ""
     words = {word.strip(".") for word in re.findall(r"[\w.]+", card)}
-    assert {pipeline.name, pipeline.reads.name, *(row.table for row in pipeline.writes)} <= words
+    assert {pipeline.name, pipeline.reads.name, *(row.table for row in pipeline.writes)} | {
+        emits.topic.name for emits in pipeline.emits
+    } <= words
 
 
 @pytest.mark.parametrize("pipeline", PIPELINES, ids=lambda pipeline: pipeline.name)

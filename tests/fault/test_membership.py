@@ -4,12 +4,12 @@ import signal
 
 import pytest
 
-from schemas.topics import GATEWAY_RECEIVED, TRACKING_COLLECTED
+from schemas.topics import BILLS_CHANGES, GATEWAY_RECEIVED, TRACKING_COLLECTED
 from tests.fault.case import FROZEN, Case
 from tests.support.children import poll
 from tests.support.workers import Worker
 
-PARTITIONS = TRACKING_COLLECTED.partitions + GATEWAY_RECEIVED.partitions
+PARTITIONS = sum(topic.partitions for topic in (TRACKING_COLLECTED, GATEWAY_RECEIVED, BILLS_CHANGES))
 EVENTS_A_SECOND = 300
 LONE, SPARE = "w0", "w1"
 

@@ -33,6 +33,7 @@ async def settings(servers: tuple[Parts, ClickHouseServer]) -> Settings:
     parts, clickhouse = servers
     owner = parts.settings.postgres_owner_url.get_secret_value()
     connection = await asyncpg.connect(owner)
+    await connection.execute("DROP PUBLICATION IF EXISTS afluente_bills")
     for kind in ("table", "function"):
         names = await connection.fetch(
             "SELECT oid::regclass::text FROM pg_class WHERE relkind = 'r' AND relnamespace = 'public'::regnamespace"

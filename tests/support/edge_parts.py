@@ -17,7 +17,7 @@ import httpx
 from confluent_kafka import Consumer, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
 
-from app.migrate import SCHEMAS, read_migrations, render
+from app.migrate import SCHEMAS, migrate_postgres, read_migrations, render
 from app.settings import Settings
 from infra.local import kafka, postgres
 from infra.local.environment import load_settings, write_env_file
@@ -86,8 +86,7 @@ class Parts:
 
     async def _migrate(self) -> None:
         connection = await asyncpg.connect(self.settings.postgres_owner_url.get_secret_value())
-        for path in sorted((ROOT / "schemas" / "postgres").glob("*.sql")):
-            await connection.execute(path.read_text())
+        await migrate_postgres(connection, read_migrations(SCHEMAS / "postgres"))
         await connection.close()
 
     def start_clickhouse(self) -> None:
@@ -113,9 +112,9 @@ class Parts:
     def cli(self, *arguments: str, stdin: str = "") -> Any:
         """A command of the edge's command modules, its JSON output parsed."""
         code = (
-            "import typer, sys\nfrom infra.local.commands import key, tenant, webhook\n"
+            "import typer, sys\nfrom infra.local.commands import bills, key, tenant, webhook\n"
             "app = typer.Typer()\n"
-            "for m, n in ((tenant, 'tenant'), (key, 'key'), (webhook, 'webhook')): app.add_typer(m.app, name=n)\napp()"
+            "for m, n in ((bills, 'bills'), (tenant, 'tenant'), (key, 'key'), (webhook, 'webhook')): app.add_typer(m.app, name=n)\napp()"
         )
         done = subprocess.run(
             [sys.executable, "-c", code, *arguments],
@@ -183,7 +182,7 @@ def _bounds(consumer: Consumer, topic: str) -> dict[int, tuple[int, int]]:
 
 
 def new_tenant(parts: Parts) -> dict[str, str]:
-    """A tenant with a write and a read key."""
+    """A tenant with a write, a read and an app key."""
     made: dict[str, str] = parts.cli("tenant", "create", f"t-{uuid.uuid4()}", "--json")
     return made
 

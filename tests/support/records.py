@@ -54,13 +54,17 @@ def tracking_record(offset: int, event_id: str = "e-1", tenant: str = TENANT) ->
 
 def datums(schema: Schema) -> st.SearchStrategy[dict[str, Any]]:
     """Any record of a subject, as its producer would hand it to the codec."""
-    return st.fixed_dictionaries({field["name"]: _values(field["type"]) for field in schema.latest.parsed["fields"]})
+    return _values(schema.latest.parsed)
 
 
 def _values(kind: Any) -> st.SearchStrategy[Any]:
     if isinstance(kind, list):
         return st.one_of([_values(branch) for branch in kind])
     name = kind if isinstance(kind, str) else kind.get("logicalType", kind["type"])
+    if name == "record":
+        return st.fixed_dictionaries({field["name"]: _values(field["type"]) for field in kind["fields"]})
+    if name == "array":
+        return st.lists(_values(kind["items"]), max_size=3)
     if name == "decimal":
         limit = 10 ** kind["precision"] - 1
         return st.integers(-limit, limit).map(lambda digits: Decimal(digits).scaleb(-kind["scale"]))
@@ -77,4 +81,6 @@ SCALARS: dict[str, st.SearchStrategy[Any]] = {
     "uuid": st.uuids(),
     # What a datetime holds: fastavro reads the type back as one.
     "timestamp-millis": st.integers(-62_135_596_800_000, 253_402_300_799_999),
+    "timestamp-micros": st.integers(-62_135_596_800_000_000, 253_402_300_799_999_999),
+    "date": st.integers(-719_162, 2_932_896),
 }

@@ -23,6 +23,7 @@ from infra.local.reading import bar, carry_out, confirm
 from infra.local.stack import Stack
 from infra.local.terminal import AsJson, out, print_hint, print_json
 from infra.local.when import TIME_HELP, milliseconds, shown
+from schemas.rows import EVENT, Rows
 
 PRODUCE_TIMEOUT_MS: Final = 30_000
 RATE_DEFAULT: Final = 1_000  # a worker takes a hundred times that; live traffic should not notice
@@ -255,7 +256,8 @@ async def _replay(settings: Settings, chosen: Sequence[Entry], rate: int) -> dic
     # Imported here: the pipelines bring Faust along, which every other command does without.
     from agents import topology  # noqa: PLC0415
 
-    tables = {one.name: [rows.table for rows in one.writes] for one in topology.pipelines(settings)}
+    # A table of events knows its ids. A mirror knows versions, and takes a change again without harm.
+    tables = {one.name: [rows for rows in one.writes if rows.unique == EVENT] for one in topology.pipelines(settings)}
     replayed = already = 0
     producer = Producer(settings.kafka_url, timeout_ms=PRODUCE_TIMEOUT_MS, client_id="afluente-dlq-replay")
     try:
@@ -280,7 +282,7 @@ async def _replay(settings: Settings, chosen: Sequence[Entry], rate: int) -> dic
     return {"replayed": replayed, "already_stored": already}
 
 
-async def _already_stored(stored: Stored, tables: dict[str, list[str]], entries: Sequence[Entry]) -> set[Identity]:
+async def _already_stored(stored: Stored, tables: dict[str, list[Rows]], entries: Sequence[Entry]) -> set[Identity]:
     """The entries whose event is in every table of their pipeline.
 
     A later delivery brought it, maybe so long ago that the dedupe step would not know it any more.

@@ -11,7 +11,7 @@ from app.credentials import Credentials, Key
 from infra.local.commands.asking import with_credentials
 from infra.local.terminal import AsJson, out, print_hint, print_json
 
-app: Final = typer.Typer(no_args_is_help=True, help="Write and read keys: create, list, revoke.")
+app: Final = typer.Typer(no_args_is_help=True, help="Write, read and app keys: create, list, revoke.")
 
 Tenant = Annotated[str, typer.Argument(help="the tenant's name or id")]
 
@@ -21,12 +21,15 @@ class KindOption(StrEnum):
 
     write = "write"
     read = "read"
+    app = "app"
 
 
 @app.command()
 def create(
     tenant: Tenant,
-    kind: Annotated[KindOption, typer.Option(help="write sends events, read reads them back")] = KindOption.write,
+    kind: Annotated[
+        KindOption, typer.Option(help="write sends events, read reads them back, app opens bills")
+    ] = KindOption.write,
     json: AsJson = False,
 ) -> None:
     """Create a key and show it, this once."""

@@ -18,13 +18,15 @@ Name = Annotated[str, typer.Argument(help="name or id")]
 
 @app.command()
 def create(name: Annotated[str, typer.Argument(help="unique, 1 to 200 characters")], json: AsJson = False) -> None:
-    """Create a tenant with a write key and a read key. Both are shown once, now."""
+    """Create a tenant with a write, a read and an app key. They are shown once, now."""
 
     async def make(credentials: Credentials) -> dict[str, str]:
         tenant_id = await credentials.create_tenant(name)
         _, write_key = await credentials.create_key(tenant_id, "write")
         _, read_key = await credentials.create_key(tenant_id, "read")
-        return {"tenant_id": str(tenant_id), "name": name, "write_key": write_key, "read_key": read_key}
+        _, app_key = await credentials.create_key(tenant_id, "app")
+        keys = {"write_key": write_key, "read_key": read_key, "app_key": app_key}
+        return {"tenant_id": str(tenant_id), "name": name, **keys}
 
     made = with_credentials(make)
     if json:

@@ -8,14 +8,15 @@ from hypothesis import strategies as st
 
 from app.batch import TP
 from app.codec import PREFIX_BYTES, Version, schema
+from app.formats import Enveloped
 from app.outputs import Events, Outputs
 from app.pipeline import Pipeline
-from app.replaying import Outcome, Plan, Replay, Window, event_of, span_of
+from app.replaying import Outcome, Plan, Replay, Window, span_of, unique_of
 from app.sinks.container import Row
 from app.source import SourceRecord
 from app.stored import Counts, EventKey
 from schemas import envelope, topics
-from schemas.rows import TRACKING_EVENTS
+from schemas.rows import TRACKING_EVENTS, Rows
 from tables import tracking
 
 TENANT = str(uuid4())
@@ -27,17 +28,17 @@ class Table:
     """A table of events in memory: what the sink is given, and what a lookup finds."""
 
     def __init__(self) -> None:
-        self.events: list[EventKey] = []
+        self.events: list[tuple[str, ...]] = []
         self.tokens: list[str] = []
 
-    async def existing(self, table: str, keys: list[EventKey]) -> set[EventKey]:
-        return set(keys) & set(self.events)
+    async def existing(self, table: Rows, keys: list[EventKey]) -> dict[EventKey, int]:
+        return dict.fromkeys(set(keys) & set(self.events), 0)
 
     async def insert(
         self, table: str, version: Version, source: tuple[str, int], rows: list[Row], token: str
     ) -> list[Any]:
         self.tokens.append(token)
-        self.events += [key for row in rows if (key := event_of(row, version)) is not None]
+        self.events += [key for row in rows if (key := unique_of(row, version, TRACKING_EVENTS)[0])]
         return []
 
 
@@ -49,7 +50,7 @@ def pass_through(_events: Events) -> Outputs:
 
 PIPELINE = Pipeline(
     name="tracking.collect", version=1, reads=topics.TRACKING_COLLECTED, dead=topics.TRACKING_COLLECTED_DLQ,
-    subject="tracking-event", process=pass_through, seen=tracking.COLLECTED, writes=(TRACKING_EVENTS,),
+    form=Enveloped("tracking-event"), process=pass_through, seen=tracking.COLLECTED, writes=(TRACKING_EVENTS,),
 )  # fmt: skip
 
 
@@ -128,7 +129,7 @@ async def test_poison_is_counted_and_its_neighbours_are_restored() -> None:
     work = replay(table)
     broken = click(2, "b")._replace(value=b"\x00")
     await work.carry(PLACE, [click(1, "a"), broken, click(3, "c")], set(), dry_run=False)
-    assert {key.event_id for key in table.events} == {"a", "c"}
+    assert {event_id for _, event_id in table.events} == {"a", "c"}
     assert work.outcome.poison == 1
 
 
@@ -143,5 +144,8 @@ def test_doubled_counts_new_duplicates_only() -> None:
 def test_a_row_names_its_own_event() -> None:
     """What is looked up is the id in the row, which is what ClickHouse holds; a broken datum is nobody's."""
     record = click(1, "a")
-    assert event_of(Row(1, (record.value or b"")[PREFIX_BYTES:]), SUBJECT.latest) == EventKey(TENANT, "a")
-    assert event_of(Row(1, b"\x01"), SUBJECT.latest) is None
+    assert unique_of(Row(1, (record.value or b"")[PREFIX_BYTES:]), SUBJECT.latest, TRACKING_EVENTS) == (
+        EventKey(TENANT, "a"),
+        0,
+    )
+    assert unique_of(Row(1, b"\x01"), SUBJECT.latest, TRACKING_EVENTS) == ((), 0)

@@ -1,0 +1,133 @@
+"""What each column of a change must be, and its value as the mirror's Avro schema takes it.
+
+Rules of `bills.mirror`. A column that is missing or of another type is poison that names it: a mirror that guesses is
+wrong without a word. One that nobody knows is left out and counted.
+"""
+
+import re
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal, InvalidOperation
+from typing import Any, Final, NamedTuple
+
+from app.errors import Poison
+from schemas.bills import BILLS as BILLS_TABLE
+from schemas.bills import DATE_DAYS_MAX, MONEY_DECIMALS, MONEY_DIGITS_MAX, SMALL_MAX, YEAR_MAX, YEAR_MIN
+from schemas.bills import HEARTBEATS as HEARTBEATS_TABLE
+from schemas.bills import OCCURRENCES as OCCURRENCES_TABLE
+
+EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+MICROSECOND: Final = timedelta(microseconds=1)
+LONG_MAX: Final = (1 << 63) - 1
+CENT: Final = Decimal(1).scaleb(-MONEY_DECIMALS)
+_UUID: Final = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+
+
+class Kind(NamedTuple):
+    """One type of column: what it is called in a refusal, and its reading, which raises ValueError or TypeError."""
+
+    name: str
+    read: Callable[[Any], Any]
+
+
+def _uuid(value: Any) -> str:
+    if _UUID.fullmatch(value) is None:
+        raise ValueError
+    return str(value)
+
+
+def _text(value: Any) -> str:
+    if type(value) is not str:
+        raise TypeError
+    return value
+
+
+def _whole(limit: int) -> Callable[[Any], int]:
+    def read(value: Any) -> int:
+        if type(value) is not int or not 0 <= value <= limit:
+            raise ValueError
+        return value
+
+    return read
+
+
+def _version(value: Any) -> int:
+    # Of a row that a migration has not numbered yet.
+    return 0 if value is None else _whole(LONG_MAX)(value)
+
+
+def _money(value: Any) -> Decimal:
+    """Text alone: a float has lost the cents before it comes here. More decimals are refused, zeros excepted."""
+    try:
+        amount = Decimal(_text(value))
+        exact = amount.quantize(CENT)
+    except InvalidOperation:
+        raise ValueError from None
+    if exact != amount or len(exact.as_tuple().digits) > MONEY_DIGITS_MAX:
+        raise ValueError
+    return exact
+
+
+def _time(value: Any) -> int:
+    """Microseconds since 1970, from ISO 8601 text with its zone."""
+    found = datetime.fromisoformat(_text(value))
+    if found.tzinfo is None or not YEAR_MIN <= found.year <= YEAR_MAX:
+        raise ValueError
+    return (found - EPOCH) // MICROSECOND
+
+
+def _optional_time(value: Any) -> int | None:
+    return None if value is None else _time(value)
+
+
+UUID: Final = Kind("a UUID", _uuid)
+TEXT: Final = Kind("text", _text)
+MONEY: Final = Kind(f"text of a number of at most {MONEY_DIGITS_MAX} digits, {MONEY_DECIMALS} decimals", _money)
+DATE: Final = Kind(f"days since 1970, at most {DATE_DAYS_MAX}", _whole(DATE_DAYS_MAX))
+SMALL: Final = Kind(f"a whole number up to {SMALL_MAX}", _whole(SMALL_MAX))
+VERSION: Final = Kind("a whole number", _version)
+TIME: Final = Kind(f"a time with its zone, {YEAR_MIN} to {YEAR_MAX}", _time)
+OPTIONAL_TIME: Final = Kind(f"null or a time with its zone, {YEAR_MIN} to {YEAR_MAX}", _optional_time)
+
+Columns = Mapping[str, Kind]
+
+_SHARED: Final[Columns] = {
+    "tenant_id": UUID,
+    "id": UUID,
+    "user_id": TEXT,
+    "category": TEXT,
+    "amount": MONEY,
+    "currency": TEXT,
+    "due_date": DATE,
+    "recurrence": TEXT,
+    "installments": SMALL,
+    "status": TEXT,
+    "paid_at": OPTIONAL_TIME,
+    "actor": TEXT,
+    "version": VERSION,
+    "created_at": TIME,
+    "updated_at": TIME,
+}
+TABLES: Final[Mapping[str, Columns]] = {
+    BILLS_TABLE: {**_SHARED, "description": TEXT},
+    OCCURRENCES_TABLE: {**_SHARED, "bill_id": UUID, "number": SMALL},
+    HEARTBEATS_TABLE: {"tenant_id": UUID, "at": TIME},
+}
+
+
+def read(table: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    """The known columns of a row, each read. Raises Poison that names the column."""
+    found = {}
+    for name, kind in TABLES[table].items():
+        try:
+            found[name] = kind.read(given[name])
+        except KeyError:
+            raise Poison("missing_column", f"{table}.{name} is not in the row: dropped or renamed?") from None
+        except (TypeError, ValueError, OverflowError):
+            raise Poison("bad_column", f"{table}.{name} is not {kind.name}") from None
+    return found
+
+
+def unknown(table: str, given: Mapping[str, Any]) -> set[str]:
+    """The columns of a row that the mirror does not have."""
+    return given.keys() - TABLES[table].keys() if len(given) != len(TABLES[table]) else set()

@@ -145,8 +145,8 @@ def markdown(document: Mapping[str, Any]) -> str:
 def _conditions(found: Mapping[str, Any]) -> str:
     form = f"{found['form']} form, {'one whole run' if found['whole_run'] else 'several runs'}"
     return (
-        f"Run of {found['date']}: {form}, {found['seconds']} s, {found['cores']} cores, {found['memory_gib']} GiB, load "
-        f"{found['load_at_end']}, {found['system']}, Python {found['python']}. All parts on that one machine."
+        f"Run of {found['date']}: {form}, {found['seconds']} s, {found['cores']} cores, {found['memory_gib']} GiB, "
+        f"load {found['load_at_end']}, {found['system']}, Python {found['python']}. All parts on that one machine."
     )
 
 

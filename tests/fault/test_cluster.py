@@ -65,7 +65,7 @@ def test_disk_of_a_broker_lost(cluster_case: Case, cluster: Cluster) -> None:
 
 
 def test_kafka_slow(cluster_case: Case) -> None:
-    """With half a second on every packet the edge still answers in time, and a no becomes a yes when the line is well."""
+    """With half a second on every packet the edge answers in time, and a no becomes a yes on a good line."""
     case = cluster_case
     case.fleet.ensure()
     (tenant,) = case.hire(1)
@@ -105,7 +105,7 @@ LINES = {
 
 @pytest.mark.parametrize("line", LINES)
 def test_worker_on_a_bad_line(cluster_case: Case, line: str) -> None:
-    """The worker's way to Kafka is slow, narrow, in crumbs or dead one way: it waits or joins anew, and repeats nothing."""
+    """The way to Kafka is slow, narrow, in crumbs or dead one way: the worker waits or joins anew."""
     case = cluster_case
     case.fleet.kill_all()
     worker = case.fleet.start(kafka_url=case.proxied_url)

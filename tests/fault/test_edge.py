@@ -1,4 +1,4 @@
-"""The edge dies and is attacked: a yes is a row, no answer is one row after the retry, and honest senders notice little."""
+"""The edge dies and is attacked: a yes is a row, no answer is one row after the retry, honest senders notice little."""
 
 import itertools
 import signal

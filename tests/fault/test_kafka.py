@@ -26,7 +26,7 @@ def assignments(worker: Worker) -> int:
 
 
 def test_kafka_frozen(case: Case) -> None:
-    """The broker stops answering, longer than the session, and wakes: nothing is lost, and the group settles at once."""
+    """The broker stops answering, longer than the session, and wakes: nothing is lost, the group settles at once."""
     worker = case.fleet.ensure()
     case.traffic.burst(300)
     before = assignments(worker)

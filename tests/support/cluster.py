@@ -135,7 +135,7 @@ class Cluster:
 
     def await_broker(self, broker: Broker) -> None:
         """Until it answers."""
-        poll(lambda: self._answers(broker), f"broker {broker.number} answers\n{broker.child.tail()}")  # type: ignore[union-attr]
+        poll(lambda: self._answers(broker), f"broker {broker.number} answers")
 
     def _answers(self, broker: Broker) -> bool:
         assert broker.child is not None

@@ -1,4 +1,4 @@
-"""Requests that nobody honest sends: too large, too deep, too many, or never finished. Raw sockets, as attackers use."""
+"""Requests that nobody honest sends: too large, too deep, too many, or never finished. Over raw sockets."""
 
 import contextlib
 import gzip

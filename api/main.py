@@ -37,7 +37,7 @@ from api.page_live import LiveFeed
 from api.page_session import Sessions
 from api.reading_store import ReadingStore
 from api.server import allow_connections, config_for
-from app import credentials
+from app import credentials, failpoints
 from app.codec import Codec
 from app.producer import Producer
 from app.pseudonym import Pseudonymiser
@@ -56,6 +56,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        failpoints.arm(settings)
         master_key = settings.master_key_bytes
         provider = traces.configure("afluente-edge", settings.otlp_endpoint)
         pool = await credentials.connect(settings.postgres_url.get_secret_value())

@@ -16,6 +16,7 @@ from api.deps import Edge, edge_of, writer
 from api.errors import ERRORS_MAX, Fault, Refusal
 from api.events import Reader, Rejected, sent_at_of
 from api.head import header
+from app import failpoints
 from app.credentials import Credential
 from app.partition_key import partition_key
 from app.producer import Record
@@ -80,6 +81,8 @@ async def _collect(request: Request, event_type: str | None) -> Response:
             faults = [fault for _, found in rejected for fault in found]
             raise Refusal(422, "no_valid_event", "no event of the request can be taken", errors=faults)
         await edge.producer.send_many(_records(edge, credential, accepted))
+        if failpoints.armed:
+            failpoints.hit("edge_confirmed")
     for name, count in Counter(event["event_type"] for event in accepted).items():
         metrics.EVENTS_ACCEPTED.labels(name).inc(count)
     return _answer(accepted, rejected, reader.warnings)

@@ -39,7 +39,10 @@ def tenant(parts: Parts) -> dict[str, str]:
 
 @pytest.fixture
 def client(parts: Parts, tenant: dict[str, str]) -> Iterator[httpx.Client]:
+    """A client of an edge that has got over the outage before, and that knows both keys of the tenant."""
     with opened(parts, tenant) as found:
+        wait_for(lambda: found.get("/bills").status_code == 200, "bills are there")
+        wait_for(lambda: clicked(parts, tenant).status_code == 202, "clicks are taken")
         yield found
 
 
@@ -56,10 +59,14 @@ def timed(client: httpx.Client, method: str, path: str, **sent: Any) -> tuple[ht
     return answer, time.monotonic() - began
 
 
-def track(parts: Parts, tenant: dict[str, str]) -> None:
-    answer = httpx.post(
+def clicked(parts: Parts, tenant: dict[str, str]) -> httpx.Response:
+    return httpx.post(
         f"{parts.edge_url}/track/click", json={}, headers={"X-Write-Key": tenant["write_key"]}, timeout=10
     )
+
+
+def track(parts: Parts, tenant: dict[str, str]) -> None:
+    answer = clicked(parts, tenant)
     assert answer.status_code == 202, answer.text
 
 
@@ -68,7 +75,6 @@ def test_without_postgres_bills_wait_and_tracking_does_not(
 ) -> None:
     """With Postgres gone, bills are 503 with Retry-After; clicks with a known key are still taken; all comes back."""
     bill = made(client)
-    track(parts, tenant)
     parts.stop("postgres", signal.SIGINT)
     for method, path, body in (
         ("POST", "/bills", PLAIN),
@@ -84,8 +90,6 @@ def test_without_postgres_bills_wait_and_tracking_does_not(
 
 def test_a_server_that_hangs_is_not_waited_for(parts: Parts, tenant: dict[str, str], client: httpx.Client) -> None:
     """A frozen Postgres costs its own requests the deadline, no others; the retry with the same key makes one bill."""
-    made(client)
-    track(parts, tenant)
     key = {"Idempotency-Key": str(uuid.uuid4())}
     body = {**PLAIN, "category": key["Idempotency-Key"]}
     family = psutil.Process(parts.processes["postgres"].pid)
@@ -113,7 +117,6 @@ def test_a_full_pool_is_said_at_once(parts: Parts, tenant: dict[str, str], clien
     """With every connection waiting for one lock, further requests are 503 in time, and clicks are not held up."""
     bill = made(client, installments=2)
     part = bill["occurrences"][0]["id"]
-    track(parts, tenant)  # from here on its key is known
 
     def crowd() -> list[tuple[httpx.Response, float]]:
         with ThreadPoolExecutor(4 * POOL_MAX) as pool:

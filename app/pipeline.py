@@ -108,7 +108,7 @@ class Loop:
         self.carrying: dict[TP, asyncio.Task[None]] = {}
         self.durable: dict[TP, int] = {}
         self.form = pipeline.form
-        self.beginnings = Beginnings(parts.sink, [rows.table for rows in pipeline.writes if not rows.version])
+        self.beginnings = Beginnings([rows.table for rows in pipeline.writes if not rows.version])
         self._log = log.bind(pipeline=pipeline.name)
 
     async def run(self, stream: Any) -> None:
@@ -137,7 +137,7 @@ class Loop:
         with self._step("open"):
             await self.open(work)
         if work.span.deliveries > quarantine.DELIVERIES_MAX and self.parts.examiner:
-            work.pills = await quarantine.find(batch.records, (*self.parts.examiner, self.pipeline.name))
+            work.pills = await quarantine.find(batch.tp, batch.records, (*self.parts.examiner, self.pipeline.name))
         with self._step("inspect"):
             self.inspect(work)
         with self._step("dedupe"):
@@ -200,7 +200,7 @@ class Loop:
         ratio_max, tp = self.parts.settings.dlq_ratio_max, work.batch.tp
         dlq.check_limit(work.dead, len(work.batch.records), ratio_max)
         by_offset = {one.record.offset: one.record for one in work.kept}
-        again = await self._persist(tp, partial(self.beginnings.comes_again, tp, work.span.first))
+        again = await self._persist(tp, partial(self.beginnings.comes_again, self.parts.sink, tp, work.span.first))
         for table, version, rows in self.blocks(work, outputs):
             name = token(self.pipeline.name, table.table, version.id, work.span, namespace)
             work.repeated = work.batch.replayed or again

@@ -181,7 +181,7 @@ class Arena:
                             stdin=subprocess.DEVNULL,
                             stdout=output,
                             stderr=output,
-                        )  # fmt: skip
+                        )
                     )
             yield crew
         finally:

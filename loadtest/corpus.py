@@ -84,7 +84,7 @@ def fill(settings: Settings, topic: str, shape: Shape) -> Corpus:
 
 
 def skewed_tenants(count: int) -> list[str]:
-    """Tenants in the order of their events: the square gives the first of 50 a seventh of them, the last a hundredth."""
+    """Tenants in the order of their events: of 50, the first has a seventh of them, the last a hundredth."""
     drawn = random.Random(count)
     names = [str(uuid.uuid5(uuid.NAMESPACE_OID, f"bench-{number}")) for number in range(count)]
     return [names[int(drawn.random() ** 2 * count)] for _ in range(max(SAMPLE, 2 * count))]

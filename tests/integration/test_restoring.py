@@ -77,7 +77,7 @@ async def test_a_topic_made_again_has_other_rows_at_the_same_offsets(parts: Part
     version = codec.schema("tracking-event").latest
     source = ("tracking.collected", 7)
     await sink.insert("tracking_events", version, source, rows_at(*range(10)), "former topic")
-    again = [Row(row.offset - 300, row.datum) for row in rows_at(*range(300, 310))]
+    again = [Row(row.offset - 300, row.value) for row in rows_at(*range(300, 310))]
     assert await lacking(sink, "tracking_events", version, source, again) == again
     beginnings = Beginnings(sink, ["tracking_events"])
     beginnings.add(source)

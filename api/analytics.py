@@ -14,9 +14,9 @@ from starlette.responses import Response
 from api import analytics_contract, version_token
 from api.analytics_periods import AHEAD_MAX, read_days, read_month, read_months
 from api.analytics_store import Question, cashflow_question, categories_question, month_question, projections_question
-from api.bills_rules import today
 from api.deps import edge_of, member
 from api.errors import Fault, Refusal
+from schemas.days import today
 
 router: Final = APIRouter(prefix="/analytics", tags=["analytics"])
 BEHIND: Final = 6  # months before this one in a cash flow without `from`

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from datetime import date, timedelta
 from typing import Final, NoReturn
 
-from api.bills_rules import FIRST_DAY, LAST_DAY
 from api.errors import Fault, Refusal
+from schemas.days import FIRST_DAY, LAST_DAY
 
 MONTHS_MAX: Final = 24  # of one question: what the largest tenant measured reads in 0.2 s
 AHEAD_MAX: Final = 36  # months of a projection; it reads what is unpaid only

@@ -11,11 +11,11 @@ from api import analytics_answers
 from api import analytics_queries as queries
 from api.analytics_periods import Span, months_of
 from api.answer_cache import Answers, answers_for, cache_key
-from api.bills_rules import today
 from api.freshness import Freshness
 from api.reading_store import ReadingStore
 from api.version_token import Written
 from app.settings import Settings
+from schemas.days import today
 from schemas.topics import BILLS_CHANGES
 
 Rows = list[dict[str, Any]]

@@ -28,6 +28,7 @@ from api.idempotency import Answer
 from api.version_token import Written
 from app.audit import Connection
 from app.credentials import Credential
+from schemas.days import today
 
 router: Final = APIRouter(tags=["bills"])
 _IF_MATCH: Final = re.compile(r'"([0-9]{1,19})"|([0-9]{1,19})', re.ASCII)
@@ -42,7 +43,7 @@ async def create(request: Request) -> Response:
     async def work(connection: Connection, sent: NewBill, _seen: int | None) -> Answer:
         fields = sent.model_dump(exclude={"count", "until"})
         draft = Bill(id=uuid_utils.uuid7(), occurrences=(), **fields)
-        bill = bills_rules.plan(draft, sent.times(), bills_rules.today())
+        bill = bills_rules.plan(draft, sent.times(), today())
         await bills_writes.create(connection, bill)
         written = [Written("bill_occurrences", bill.occurrences[-1].id, 1), Written("bills", bill.id, 1)]
         row = shown(await bills_writes.bill_row(connection, bill.id))
@@ -73,7 +74,7 @@ async def get_bill(request: Request, bill_id: str) -> Response:
     """One bill. Its ETag is its version."""
     wanted = _id(bill_id)
     credential = await _asking(request)
-    row = await edge_of(request).bills.look(credential, lambda connection: bills_writes.bill_row(connection, wanted))
+    row = await edge_of(request).rows.look(credential, lambda connection: bills_writes.bill_row(connection, wanted))
     tag = f'"{row["version"]}"'
     if request.headers.get("if-none-match") == tag:
         return Response(status_code=304, headers={"ETag": tag, "Cache-Control": "no-store"})
@@ -95,7 +96,7 @@ async def change_bill(request: Request, bill_id: str) -> Response:
 
     async def work(connection: Connection, sent: BillChange, seen: int | None) -> Answer:
         before = await bills_writes.load(connection, wanted, seen=seen)
-        after = bills_rules.change_bill(before, _asked(sent), bills_rules.today())
+        after = bills_rules.change_bill(before, _asked(sent), today())
         return await _saved_bill(connection, before, after)
 
     return await _change(request, BillChange, work, needs_version=True)
@@ -121,7 +122,7 @@ async def change_occurrence(request: Request, occurrence_id: str) -> Response:
 
     async def work(connection: Connection, sent: OccurrenceChange, seen: int | None) -> Answer:
         before, part = await bills_writes.load_of_occurrence(connection, wanted, seen=seen)
-        after = bills_rules.change_occurrence(before, part, _asked(sent), bills_rules.today())
+        after = bills_rules.change_occurrence(before, part, _asked(sent), today())
         return await _saved_occurrence(connection, before, after, wanted)
 
     return await _change(request, OccurrenceChange, work, needs_version=True)
@@ -147,7 +148,7 @@ async def unpay(request: Request, occurrence_id: str) -> Response:
 
     async def work(connection: Connection, _sent: OnlyVersion, seen: int | None) -> Answer:
         before, part = await bills_writes.load_of_occurrence(connection, wanted, seen=seen)
-        after = bills_rules.unpay(before, part, bills_rules.today())
+        after = bills_rules.unpay(before, part, today())
         return await _saved_occurrence(connection, before, after, wanted)
 
     return await _change(request, OnlyVersion, work, may_be_empty=True)
@@ -173,7 +174,7 @@ async def _change(
         async def within(connection: Connection) -> Answer:
             return await idempotency.once(connection, claim, lambda: work(connection, sent, seen))
 
-        answer = await edge.bills.change(credential, within)
+        answer = await edge.rows.change(credential, within)
     return answer.response()
 
 
@@ -190,7 +191,7 @@ async def _page(
             await bills_writes.bill_row(connection, bill)
         return await bills_reads.page(connection, wanted, place, filters.limit)
 
-    rows = await edge.bills.look(credential, work)
+    rows = await edge.rows.look(credential, work)
     answer = bills_reads.answer(rows, wanted, filters.limit, credential.tenant_id, edge.cursors)
     return Answer(200, orjson.dumps(answer)).response()
 

@@ -11,10 +11,11 @@ from typing import Annotated, Any, Final, Literal, Self, TypeVar
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from api.bills_rules import AMOUNT_MAX, FIRST_DAY, LAST_DAY, OCCURRENCES_MAX, count_until
+from api.bills_rules import AMOUNT_MAX, OCCURRENCES_MAX, count_until
 from api.errors import Fault, Refusal
 from api.events import EPOCH, Time
 from schemas.currencies import CURRENCIES
+from schemas.days import FIRST_DAY, LAST_DAY
 
 CATEGORY_CHARACTERS_MAX: Final = 100
 DESCRIPTION_CHARACTERS_MAX: Final = 500

@@ -10,8 +10,9 @@ from typing import Final
 import asyncpg
 import structlog
 
-from api.bills_store import BillsStore
 from api.errors import Refusal
+from api.tenant_store import TenantStore
+from app.audit import Connection
 
 EVERY_S: Final = 60.0
 BILLS_MAX: Final = 100  # one transaction: some 50 ms, far below the deadline of a statement
@@ -19,11 +20,16 @@ BILLS_MAX: Final = 100  # one transaction: some 50 ms, far below the deadline of
 log = structlog.get_logger(__name__)
 
 
-async def sweep(store: BillsStore, bills_max: int = BILLS_MAX) -> int:
+async def sweep(store: TenantStore, bills_max: int = BILLS_MAX) -> int:
     """Turn all that is due, some bills at a time; how many bills that were."""
+
+    async def turn(connection: Connection) -> int:
+        count: int = await connection.fetchval("SELECT bills_turn_overdue($1)", bills_max)
+        return count
+
     turned = 0
     while True:
-        count = await store.sweep(bills_max)
+        count = await store.apart(turn)
         turned += count
         if count < bills_max:
             return turned
@@ -32,7 +38,7 @@ async def sweep(store: BillsStore, bills_max: int = BILLS_MAX) -> int:
 class Sweep:
     """The sweep of one edge, once a minute."""
 
-    def __init__(self, store: BillsStore, every_s: float = EVERY_S) -> None:
+    def __init__(self, store: TenantStore, every_s: float = EVERY_S) -> None:
         self._store = store
         self._every_s = every_s
         self._task: asyncio.Task[None] | None = None

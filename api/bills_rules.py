@@ -7,7 +7,7 @@ the day of the first one where its month has it; a bill's status follows from it
 
 import calendar
 from dataclasses import dataclass, replace
-from datetime import UTC, date, datetime, timedelta, timezone
+from datetime import date, datetime, timedelta
 from decimal import Decimal
 from typing import Final, Literal
 from uuid import UUID
@@ -16,12 +16,10 @@ import uuid_utils.compat as uuid_utils
 
 from api.errors import Fault, Refusal
 from schemas.currencies import CURRENCIES_WHOLE
+from schemas.days import LAST_DAY
 
 OCCURRENCES_MAX: Final = 480  # of one bill: 40 years of months, 9 of weeks; what one transaction writes in 50 ms
-FIRST_DAY: Final = date(1970, 1, 1)
-LAST_DAY: Final = date(2149, 6, 6)  # the limits of a Date in ClickHouse
 AMOUNT_MAX: Final = Decimal("999999999999.99")  # numeric(14, 2)
-LAST_ZONE: Final = timezone(timedelta(hours=-12))  # where a day ends last: nobody is late before it is over there
 
 Recurrence = Literal["none", "weekly", "monthly", "yearly"]
 Status = Literal["open", "paid", "overdue", "cancelled"]
@@ -73,11 +71,6 @@ class Change:
     amount: Decimal | None = None
     due_date: date | None = None
     status: Literal["open", "cancelled"] | None = None
-
-
-def today(now: datetime | None = None) -> date:
-    """The day before which everything open is overdue."""
-    return (now or datetime.now(UTC)).astimezone(LAST_ZONE).date()
 
 
 def unit_of(currency: str) -> Decimal:

@@ -110,7 +110,8 @@ async def save(connection: Connection, before: Bill, after: Bill) -> list[Writte
     if any(getattr(before, name) != getattr(after, name) for name in _BILL_CHANGES):
         columns = ", ".join(f"{name} = ${number}" for number, name in enumerate(_BILL_CHANGES, 2))
         version: int = await connection.fetchval(
-            f"UPDATE bills SET {columns} WHERE tenant_id = current_tenant() AND id = $1 RETURNING version",  # noqa: S608
+            f"UPDATE bills SET {columns}"  # noqa: S608 - constants
+            " WHERE tenant_id = current_tenant() AND id = $1 RETURNING version",
             after.id,
             *[getattr(after, name) for name in _BILL_CHANGES],
         )

@@ -6,7 +6,6 @@ from typing import Final
 from starlette.requests import Request
 
 from api.analytics_store import Analytics
-from api.bills_store import BillsStore
 from api.cors import admit_origin
 from api.cursor import Cursors
 from api.errors import Refusal
@@ -15,6 +14,7 @@ from api.limits import Admission, InFlight, Rates
 from api.page_live import LiveFeed
 from api.page_session import Sessions
 from api.reading_store import ReadingStore
+from api.tenant_store import TenantStore
 from app.codec import Codec
 from app.credentials import Credential, Credentials, Kind
 from app.producer import Producer
@@ -40,7 +40,7 @@ class Edge:
     analytics: Analytics
     live: LiveFeed
     sessions: Sessions
-    bills: BillsStore
+    rows: TenantStore
 
 
 def edge_of(request: Request) -> Edge:

@@ -16,13 +16,13 @@ from api import (
     analytics,
     bills,
     bills_overdue,
-    bills_store,
     contract,
     errors,
     health,
     page,
     reading,
     snippet,
+    tenant_store,
     tracking,
     webhooks,
 )
@@ -63,7 +63,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         producer = Producer(settings.kafka_url, timeout_ms=settings.produce_timeout_ms, client_id="afluente-edge")
         store = ReadingStore(settings)
         keys = credentials.Credentials(pool, master_key, cache_s=settings.credential_cache_s)
-        bills_pool = await bills_store.connect(settings.postgres_url.get_secret_value())
+        rows_pool = await tenant_store.connect(settings.postgres_url.get_secret_value())
         edge = Edge(
             credentials=keys,
             producer=producer,
@@ -77,9 +77,9 @@ def create_app(settings: Settings | None = None) -> FastAPI:
             analytics=Analytics(store, settings),
             live=LiveFeed(store),
             sessions=Sessions(master_key, keys),
-            bills=bills_store.BillsStore(bills_pool),
+            rows=tenant_store.TenantStore(rows_pool),
         )
-        sweep = bills_overdue.Sweep(edge.bills)
+        sweep = bills_overdue.Sweep(edge.rows)
         app.state.edge = edge
         app.state.probes = health.Probes(edge)
         app.state.probes.start()
@@ -94,7 +94,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         await edge.live.close()
         await edge.analytics.answers.close()
         await edge.store.close()
-        await bills_pool.close()
+        await rows_pool.close()
         await pool.close()
         if provider is not None:
             provider.shutdown()

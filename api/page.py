@@ -29,6 +29,7 @@ from api.version_token import Written
 from app.audit import Connection
 from app.credentials import Credential
 from schemas.currencies import CURRENCIES
+from schemas.days import today
 
 router: Final = APIRouter(prefix="/app", include_in_schema=False)
 FORM_BYTES_MAX: Final = 1_024  # a key and its field's name
@@ -144,10 +145,10 @@ async def switch(request: Request, occurrence_id: str, action: str) -> Response:
         if action == "pay":
             after = bills_rules.pay(before, part, datetime.now(UTC))
         else:
-            after = bills_rules.unpay(before, part, bills_rules.today())
+            after = bills_rules.unpay(before, part, today())
         return await bills_writes.save(connection, before, after)
 
-    token = version_token.write(await edge_of(request).bills.change(credential, work))
+    token = version_token.write(await edge_of(request).rows.change(credential, work))
     if "application/json" in request.headers.get("accept", ""):
         content = {"paid": action == "pay", "version_token": token}
         return Response(orjson.dumps(content), 200, _FRESH, "application/json")
@@ -173,7 +174,7 @@ async def _board(request: Request, credential: Credential, template: str) -> Res
 
 def _view(request: Request) -> tuple[View, tuple[Written, ...]]:
     asked = request.query_params
-    month = read_month(asked["month"], "month") if asked.get("month") else bills_rules.today().replace(day=1)
+    month = read_month(asked["month"], "month") if asked.get("month") else today().replace(day=1)
     currency = asked.get("currency") or None
     if currency is not None and currency not in CURRENCIES:
         text = "must be an ISO 4217 code of money in use, in capitals, e.g. BRL"

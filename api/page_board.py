@@ -11,12 +11,12 @@ from starlette.requests import Request
 
 from api.analytics_periods import Span, months_of, shifted
 from api.analytics_store import cashflow_question, categories_question, month_question
-from api.bills_rules import today
 from api.deps import edge_of
 from api.page_words import WORDS, day_name, money, month_name
 from api.version_token import Written
 from app.audit import Connection
 from app.credentials import Credential
+from schemas.days import today
 
 BEHIND: Final = 6  # months to the left of this one
 MONTHS: Final = 12
@@ -93,7 +93,7 @@ async def _installments(request: Request, credential: Credential, currency: str)
         rows: list[Mapping[str, Any]] = await connection.fetch(_INSTALLMENTS, currency, day, last, LATE_MAX, COMING_MAX)
         return rows
 
-    return await edge_of(request).bills.look(credential, work)
+    return await edge_of(request).rows.look(credential, work)
 
 
 def _of(lines: Sequence[Mapping[str, Any]], currency: str) -> Mapping[str, Any]:

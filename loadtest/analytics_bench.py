@@ -22,11 +22,11 @@ from api import analytics_store
 from api.analytics_periods import Span, months_of, shifted
 from api.analytics_queries import QUERY_SETTINGS, ROWS_MAX
 from api.analytics_store import Question
-from api.bills_rules import today
 from api.reading_store import ReadingStore
 from app.migrate import SCHEMAS, read_migrations, render
 from app.settings import Settings
 from loadtest.analytics_questions import INDEX, OF_NAME
+from schemas.days import today
 
 DATABASE: Final = "afluente_bench"  # in ClickHouse, and the schema in Postgres: made anew each time, dropped at the end
 LARGEST: Final = uuid.UUID(int=1)

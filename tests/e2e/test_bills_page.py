@@ -12,7 +12,7 @@ import asyncpg
 import httpx
 import pytest
 
-from api.bills_rules import today
+from schemas.days import today
 from tests.support.bill_changes import Household, Mirror
 from tests.support.browser import DESKTOP, PHONE, Page, browsing
 from tests.support.edge_parts import Parts, new_tenant, problem, wait_for

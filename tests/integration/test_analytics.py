@@ -17,10 +17,10 @@ import pytest
 
 from api import analytics_answers, version_token
 from api.analytics_periods import months_of, shifted
-from api.bills_rules import today
 from api.freshness import WAITERS_MAX
 from api.version_token import Written
 from loadtest.analytics_questions import OF_NAME, as_clickhouse_says
+from schemas.days import today
 from tests.support.bill_changes import Household, Mirror
 from tests.support.edge_parts import Parts, new_tenant, problem
 

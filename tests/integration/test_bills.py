@@ -12,8 +12,8 @@ import httpx
 import pytest
 
 from api import version_token
-from api.bills_rules import today
 from api.version_token import Written
+from schemas.days import today
 from tests.support.bills import PLAIN, made, opened, parts_of
 from tests.support.edge_parts import Parts, new_tenant, problem
 

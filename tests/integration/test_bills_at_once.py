@@ -14,7 +14,7 @@ import asyncpg
 import httpx
 import pytest
 
-from api.bills_rules import today
+from schemas.days import today
 from tests.support.bills import PLAIN, as_owner, made, opened, parts_of
 from tests.support.edge_parts import Parts, new_tenant, problem
 

@@ -13,7 +13,7 @@ import httpx
 import psutil
 import pytest
 
-from api.bills_store import ANSWER_S, POOL_MAX
+from api.tenant_store import ANSWER_S, POOL_MAX
 from tests.support.bills import PLAIN, as_owner, made, opened, parts_of
 from tests.support.edge_parts import Parts, new_tenant, problem, wait_for
 
@@ -132,7 +132,7 @@ def test_a_full_pool_is_said_at_once(parts: Parts, tenant: dict[str, str], clien
     assert {answer.json()["code"] for answer, _ in answers} <= {
         "busy",
         "contended",
-        "bills_unavailable",
+        "rows_unavailable",
         "credentials_unavailable",
     }
     assert client.post(f"/occurrences/{part}/pay").status_code == 200

@@ -6,11 +6,12 @@ from typing import Final
 import asyncpg
 import typer
 
-from api import bills_overdue, bills_store
-from api.errors import Refusal
 from app.settings import Settings
 from infra.local.faults import Fault
 from infra.local.terminal import AsJson, out, print_json
+
+BILLS_MAX: Final = 500  # in one transaction: it holds them for less than a second
+CONNECT_S: Final = 10.0
 
 app: Final = typer.Typer(no_args_is_help=True, help="Bills: turn what is past its day overdue.")
 
@@ -28,18 +29,22 @@ def overdue(json: AsJson = False) -> None:
     """
 
     async def run() -> int:
-        pool = await bills_store.connect(Settings.load().postgres_url.get_secret_value())
+        connection = await asyncpg.connect(Settings.load().postgres_url.get_secret_value(), timeout=CONNECT_S)
+        turned = 0
         try:
-            return await bills_overdue.sweep(bills_store.BillsStore(pool))
+            while count := await connection.fetchval("SELECT bills_turn_overdue($1)", BILLS_MAX):
+                turned += count
         finally:
-            await pool.close()
+            await connection.close()
+        return turned
 
     try:
         turned = asyncio.run(run())
     except asyncpg.UndefinedFunctionError:
         raise Fault("the tables are missing; run `./afluente migrate`") from None
-    except Refusal:
-        raise Fault("Postgres does not answer; is the stack up? `./afluente status` tells") from None
+    except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+        text = f"Postgres does not answer ({type(error).__name__}); is the stack up? `./afluente status` tells"
+        raise Fault(text) from None
     if json:
         print_json({"bills_turned_overdue": turned})
     else:

@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 from api import bills_rules as rules
 from api.bills_rules import Bill, Change, Occurrence
 from api.errors import Refusal
+from schemas.days import today
 
 NOW = datetime(2026, 11, 25, 12, tzinfo=UTC)
-TODAY = rules.today(NOW)
+TODAY = today(NOW)
 CENT = Decimal("0.01")
 days = st.dates(date(1970, 1, 1), date(2060, 12, 31))
 cents = st.integers(1, 10**14 - 1).map(lambda count: CENT * count)
@@ -85,8 +86,8 @@ def test_until_takes_every_date_up_to_its_day_and_no_other(first: date, recurren
 
 def test_a_day_is_over_when_it_is_over_everywhere() -> None:
     """At 11:59 UTC it is still yesterday somewhere; at 12:00 it is not."""
-    assert rules.today(datetime(2026, 11, 25, 11, 59, tzinfo=UTC)) == date(2026, 11, 24)
-    assert rules.today(datetime(2026, 11, 25, 12, 0, tzinfo=UTC)) == date(2026, 11, 25)
+    assert today(datetime(2026, 11, 25, 11, 59, tzinfo=UTC)) == date(2026, 11, 24)
+    assert today(datetime(2026, 11, 25, 12, 0, tzinfo=UTC)) == date(2026, 11, 25)
 
 
 STATUSES = st.lists(st.sampled_from(["open", "paid", "overdue", "cancelled"]), min_size=1, max_size=6)

@@ -1,6 +1,6 @@
-"""Postgres for bills: a pool of its own, transactions of one tenant, and an answer in bounded time whatever hangs.
+"""Rows of one tenant in Postgres: a pool for them, transactions that see no others, and an answer in bounded time.
 
-Tracking's key lookups have another pool, so that no load on bills holds up an event. A transaction runs as a task of
+Key lookups have another pool, so that no load on rows holds up an event. A transaction runs as a task of
 its own: a server that hangs is not waited for, its connection is thrown away, and the sender learns that nobody knows
 whether the change was made; with an Idempotency-Key the same request may simply be sent again.
 """
@@ -21,11 +21,11 @@ CONNECT_S: Final = 1.0
 ACQUIRE_S: Final = 1.0  # then the pool is too busy for one request more
 ANSWER_S: Final = 2.0  # in all, as everywhere at the edge
 STATEMENT_MS: Final = 1_500
-LOCK_MS: Final = 1_000  # another request works on the same bill; they take some 10 ms each
+LOCK_MS: Final = 1_000  # another request works on the same rows; they take some 10 ms each
 IDLE_MS: Final = 5_000  # an edge that died within a transaction lets go of its locks
 
 _SESSION: Final = {
-    "application_name": "afluente-bills",
+    "application_name": "afluente-rows",
     "statement_timeout": str(STATEMENT_MS),
     "lock_timeout": str(LOCK_MS),
     "idle_in_transaction_session_timeout": str(IDLE_MS),
@@ -54,7 +54,7 @@ async def connect(url: str) -> Pool:
     )
 
 
-class BillsStore:
+class TenantStore:
     """Runs transactions of one tenant over the pool."""
 
     def __init__(self, pool: Pool) -> None:
@@ -69,14 +69,9 @@ class BillsStore:
         """Run a read."""
         return await self._bounded(_Run(self._pool, credential.tenant_id, ""), work)
 
-    async def sweep(self, bills_max: int) -> int:
-        """Turn what is past its day overdue; how many bills that were."""
-
-        async def turn(connection: Connection) -> int:
-            turned: int = await connection.fetchval("SELECT bills_turn_overdue($1)", bills_max)
-            return turned
-
-        return await self._bounded(_Run(self._pool, "", "sweep:overdue"), turn)
+    async def apart(self, work: Work[T]) -> T:
+        """Run what belongs to no tenant: row security shows it no rows, so it can only call functions."""
+        return await self._bounded(_Run(self._pool, "", ""), work)
 
     async def _bounded(self, run: "_Run", work: Work[T]) -> T:
         task = asyncio.ensure_future(run.transaction(work))
@@ -92,8 +87,8 @@ class BillsStore:
         except TimeoutError:
             raise _away("timeout") from None
         except _CONTENDED as error:
-            log.info("bills: a lock was not to be had", error=type(error).__name__)
-            raise unavailable("contended", "others change the same bill now. Send the same request again.") from None
+            log.info("rows: a lock was not to be had", error=type(error).__name__)
+            raise unavailable("contended", "others change the same rows now. Send the same request again.") from None
         except _AWAY as error:
             raise _away(type(error).__name__) from None
 
@@ -116,9 +111,7 @@ class _Run:
         try:
             connection = await self._pool.acquire(timeout=ACQUIRE_S)
         except TimeoutError:
-            raise unavailable(
-                "busy", "too many requests for bills at this edge. Send the same request again."
-            ) from None
+            raise unavailable("busy", "too many requests for rows at this edge. Send the same request again.") from None
         try:
             self._connection = connection
             async with connection.transaction():
@@ -138,9 +131,9 @@ class _Run:
 
 
 def _away(error: str) -> Refusal:
-    log.warning("bills: postgres did not answer", error=error)
+    log.warning("rows: postgres did not answer", error=error)
     text = (
         "Postgres did not answer in time, so it is not known whether the change was made."
         " Send the same request again, with the same Idempotency-Key."
     )
-    return unavailable("bills_unavailable", text)
+    return unavailable("rows_unavailable", text)

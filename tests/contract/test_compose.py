@@ -120,7 +120,7 @@ def test_each_lasting_service_says_when_it_is_well(name: str) -> None:
 def test_the_parts_of_the_product_are_all_there() -> None:
     """Three brokers, two workers, and everything around them start from one file; CDC by its profile."""
     expected = {"kafka-1", "kafka-2", "kafka-3", "connect", "postgres", "clickhouse", "edge", "worker-0", "worker-1"}
-    capture = {"connect", "cdc-apply", "cdc-watch"}
+    capture = {"connect", "cdc-apply", "cdc-watch", "reconcile"}
     assert expected | capture | {"migrate", "topics", "admin", "prometheus", "grafana"} == set(SERVICES)
     assert all(SERVICES[name]["profiles"] == ["cdc"] for name in capture)
 

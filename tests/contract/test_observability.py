@@ -154,8 +154,9 @@ def test_prometheus_scrapes_the_services_of_the_compose_file() -> None:
     assert targets == workers | {"edge:8000"}
     found = [c for s in PROMETHEUS["scrape_configs"] for c in s.get("dns_sd_configs", ())]
     watch = services["cdc-watch"]
-    assert [(c["names"], c["port"]) for c in found] == [(["cdc-watch"], 8084)]
+    assert [(c["names"], c["port"]) for c in found] == [(["cdc-watch"], 8084), (["reconcile"], 8085)]
     assert watch["command"] == ["cdc", "watch"]
+    assert services["reconcile"]["command"][-3:] == ["--port", "8085", "--json"]
 
 
 def test_the_dashboard_reads_the_provisioned_source() -> None:

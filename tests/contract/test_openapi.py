@@ -18,7 +18,13 @@ from schemas.tracking import EVENT_TYPES
 from tests.support.edge_parts import Parts, new_tenant
 
 EXAMPLES = 25  # per route and phase: the suite runs on two cores
-KEY_OF = {"/track": "write_key", "/webhooks": "write_key", "/tracking": "read_key", "/sales": "read_key"}
+KEY_OF = {
+    "/track": "write_key",
+    "/webhooks": "write_key",
+    "/tracking": "read_key",
+    "/sales": "read_key",
+    "/analytics": "app_key",
+}
 
 
 @pytest.fixture(scope="module")

@@ -89,7 +89,7 @@ def test_every_route_says_who_may_and_what_can_go_wrong() -> None:
     """Each write and read route publishes its keys and its errors as problem+json."""
     for path, item in document()["paths"].items():
         for operation in item.values():
-            if not path.startswith(("/track", "/webhooks", "/sales")):
+            if not path.startswith(("/track", "/webhooks", "/sales", "/analytics")):
                 continue
             assert operation["security"], path
             for status in ("401", "403", "422" if "webhooks" not in path else "400", "503"):

@@ -21,6 +21,7 @@ from api.answer_cache import (
 )
 from app.settings import Settings
 from infra.local.ports import free_port
+from tests.support.edge_parts import wait_for
 
 BOUND_S = 2.0
 STOP_S = 10.0

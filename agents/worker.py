@@ -4,6 +4,8 @@ Reads and writes what the rows of `agents/topology.py` say.
 """
 
 import asyncio
+import sys
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -14,12 +16,12 @@ from agents import topology
 from app import failpoints, progress
 from app.dedup import Seen
 from app.health import serve
-from app.lifecycle import stop_loudly
+from app.lifecycle import settle_garbage_collection, stop_loudly
 from app.ownership import Ownership, describe
 from app.pipeline import Loop, Parts, Pipeline
 from app.producer import Producer
 from app.progress import Progress
-from app.settings import GROUP_ID, Settings
+from app.settings import Settings
 from app.sinks.clickhouse import ClickHouseSink
 from app.stream import App, create_app
 from app.telemetry import logs, metrics, traces
@@ -27,17 +29,21 @@ from schemas.topics import HOUR_MS
 
 log = structlog.get_logger(__name__)
 
+EXAMINER = (sys.executable, "-m", "agents.examine")
 DLQ_TIMEOUT_MS = 10_000  # one attempt to produce a DLQ record; the loop repeats it
 
 
 class Worker:
     """One process: the Faust app, its loops, and what they share."""
 
-    def __init__(self, settings: Settings, app: App, loop_class: type[Loop] = Loop) -> None:
+    def __init__(
+        self, settings: Settings, app: App, loop_class: type[Loop] = Loop, examiner: Sequence[str] = EXAMINER
+    ) -> None:
         self.settings = settings
         self.app = app
         self.pipelines = topology.pipelines(settings)
         self._loop_class = loop_class
+        self._examiner = examiner
         self._loops: dict[str, Loop] = {}
         self._tables: dict[str, Seen] = {}
         self._parts: Parts | None = None
@@ -72,9 +78,11 @@ class Worker:
             progress=Progress(consumer, partial(stop_loudly, log)),
             producer=Producer(self.settings.kafka_url, timeout_ms=DLQ_TIMEOUT_MS, client_id="afluente-worker"),
             sink=ClickHouseSink(self.settings),
+            examiner=self._examiner,
         )
         for pipeline in self.pipelines:
             self._loops[pipeline.reads.name] = self._loop_class(pipeline, parts, self._tables[pipeline.reads.name])
+        settle_garbage_collection()
         self._health = await serve(self.settings.worker_host, self.settings.worker_port, self.missing, self.refresh)
 
     async def _check(self) -> None:
@@ -87,7 +95,7 @@ class Worker:
         topics = {topic.name for pipeline in self.pipelines for topic in (pipeline.reads, pipeline.dead)}
         topics |= {emits.topic.name for pipeline in self.pipelines for emits in pipeline.emits}
         await asyncio.to_thread(describe, self.settings.kafka_url, topics)
-        probe_group = f"{GROUP_ID}-metadata-probe"
+        probe_group = f"{self.settings.group_id}-metadata-probe"
         await progress.check_metadata_kept(self.settings.kafka_url, self.pipelines[0].reads.name, probe_group)
 
     def missing(self) -> list[str]:

@@ -31,13 +31,13 @@ from api.cors import Cors
 from api.cursor import Cursors
 from api.deps import Edge
 from api.direct import Direct
-from api.limits import InFlight, Rates
+from api.limits import Admission, InFlight, Rates
 from api.observe import Observe
 from api.page_live import LiveFeed
 from api.page_session import Sessions
 from api.reading_store import ReadingStore
 from api.server import allow_connections, config_for
-from app import credentials
+from app import credentials, failpoints
 from app.codec import Codec
 from app.producer import Producer
 from app.pseudonym import Pseudonymiser
@@ -56,18 +56,21 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        failpoints.arm(settings)
         master_key = settings.master_key_bytes
         provider = traces.configure("afluente-edge", settings.otlp_endpoint)
         pool = await credentials.connect(settings.postgres_url.get_secret_value())
+        producer = Producer(settings.kafka_url, timeout_ms=settings.produce_timeout_ms, client_id="afluente-edge")
         store = ReadingStore(settings)
         keys = credentials.Credentials(pool, master_key, cache_s=settings.credential_cache_s)
         bills_pool = await bills_store.connect(settings.postgres_url.get_secret_value())
         edge = Edge(
             credentials=keys,
-            producer=Producer(settings.kafka_url, timeout_ms=settings.produce_timeout_ms, client_id="afluente-edge"),
+            producer=producer,
             codec=Codec.load(settings.schema_registry_url),
             people=Pseudonymiser(master_key),
             in_flight=InFlight(settings.edge_in_flight_bytes_max),
+            admission=Admission(producer),
             rates=Rates(),
             store=store,
             cursors=Cursors(master_key),
@@ -123,9 +126,9 @@ def main() -> None:
         settings.master_key_bytes  # noqa: B018 - asked for its error, before anything is started
     except ValueError as error:
         sys.exit(f"the edge does not start: {error}")
-    # uvicorn drains, then raises the signal it got once more for whoever started it: let that end with status 0.
     gc.set_threshold(GC_ALLOCATIONS)
     allow_connections(settings.edge_connections_max)
+    # uvicorn drains, then raises the signal it got once more for whoever started it: let that end with status 0.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda _number, _frame: None)
     app = create_app(settings)

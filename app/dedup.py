@@ -5,19 +5,19 @@ The table maps an event id to the offset that first carried it. An equal offset 
 attempt. What the table holds is a function of the source topic and its DLQ, so these are its changelog.
 """
 
-import hashlib
 import shutil
 import struct
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from hashlib import blake2b
 from typing import Any
 
 import faust
 from rocksdict import WriteBatch
 
-from app import source
+from app import failpoints, source
 from app.batch import TP
 from app.dlq import SOURCE_OFFSET, SOURCE_PARTITION, SOURCE_TOPIC, SOURCE_TOPIC_ID
 from schemas.envelope import Headers
@@ -70,7 +70,7 @@ class Applied:
 
 def event_key(tenant: bytes, event_id: bytes) -> bytes:
     """The table's key of one event: ids are unique per tenant, so the tenant is part of it."""
-    return hashlib.blake2b(tenant + b"/" + event_id, digest_size=KEY_BYTES).digest()
+    return blake2b(tenant + b"/" + event_id, digest_size=KEY_BYTES).digest()
 
 
 def first_carriers(
@@ -216,6 +216,8 @@ def rebuild(bootstrap: str, gap: Gap, table: Seen, stop: threading.Event, identi
                 offsets.append(offset)
         _, fresh = first_carriers(keys, offsets, table.known(gap.tp.partition, keys) if keys else {})
         table.remember(gap.tp.partition, fresh, Applied(gap.topic_id, records[-1].offset() or 0))
+        if failpoints.armed:
+            failpoints.hit("rebuild")
         read += len(records)
     table.remember(gap.tp.partition, {}, Applied(gap.topic_id, gap.last))
     return read

@@ -7,6 +7,7 @@ the contestants, whose documentation teaches JSON and whose libraries read it fa
 import datetime as dt
 import itertools
 import random
+import time
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -84,7 +85,7 @@ def fill(settings: Settings, topic: str, shape: Shape) -> Corpus:
 
 
 def skewed_tenants(count: int) -> list[str]:
-    """Tenants in the order of their events: the square gives the first of 50 a seventh of them, the last a hundredth."""
+    """Tenants in the order of their events: of 50 the first has a seventh of them, the last a hundredth."""
     drawn = random.Random(count)
     names = [str(uuid.uuid5(uuid.NAMESPACE_OID, f"bench-{number}")) for number in range(count)]
     return [names[int(drawn.random() ** 2 * count)] for _ in range(max(SAMPLE, 2 * count))]
@@ -118,3 +119,14 @@ def events(shape: Shape) -> Iterator[tuple[bytes, bytes, list[tuple[str, bytes]]
             value = orjson.dumps(event) if shape.as_json else schema.encode(event)
         made = value, tenant.encode(), headers(event_id, tenant, "click", schema.name)
         yield *made, False
+
+
+def delete(settings: Settings, topic: str) -> None:
+    """Remove a topic and wait until its name is free."""
+    admin = AdminClient({"bootstrap.servers": settings.kafka_url})
+    admin.delete_topics([topic])[topic].result(WAIT_S)
+    deadline = time.monotonic() + WAIT_S
+    while topic in admin.list_topics(timeout=WAIT_S).topics:
+        if time.monotonic() > deadline:
+            raise RuntimeError(f"{topic} is still there")
+        time.sleep(0.1)

@@ -15,6 +15,8 @@ from aiokafka.errors import CorruptRecordException
 class PartitionRecords(fetcher.PartitionRecords):  # type: ignore[misc]
     """What one fetch brought of one partition, taken in lists. `next_fetch_offset` is where the next one begins."""
 
+    next_fetch_offset: int
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         if self._isolation_level != fetcher.READ_UNCOMMITTED:
@@ -58,6 +60,8 @@ class PartitionRecords(fetcher.PartitionRecords):  # type: ignore[misc]
 
 class FetchResult(fetcher.FetchResult):  # type: ignore[misc]
     """A partition's fetch that hands out lists."""
+
+    _partition_records: Any
 
     def getall(self, max_records: int | None = None) -> list[Any]:
         if not self.check_assignment(self._topic_partition) or not self.has_more():

@@ -110,7 +110,8 @@ def conditions_text(results: dict[str, Any]) -> str:
     versions = ", ".join(f"{name} {number}" for name, number in found.get("versions", {}).items())
     return (
         f"Commit {found.get('commit')}, {found.get('cores')} cores ({found.get('processor')}), "
-        f"{found.get('memory_gib')} GiB, Python {found.get('python')}, {found.get('rounds')} interleaved rounds, medians. "
+        f"{found.get('memory_gib')} GiB, Python {found.get('python')}, {found.get('rounds')} interleaved rounds; "
+        "medians. "
         f"Load average before: {', '.join(map(str, found.get('load_average_before', [])))}. {versions}."
     )
 
@@ -126,19 +127,18 @@ def plot(results: dict[str, Any]) -> str:
     height = ROW_PX * (len(shown) + 1)
     width = LABEL_PX + BAR_PX + VALUE_PX
     parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" viewBox="0 0 {width} {height}" '
-        'font-family="sans-serif" font-size="13">',
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" font-family="sans-serif">',
         f'<rect width="{width}" height="{height}" fill="#ffffff"/>',
-        f'<text x="8" y="17" font-weight="bold">events/s, {found["event_bytes"]} bytes, median</text>',
+        f'<text x="8" y="17" font-weight="bold" font-size="13">events/s, {found["event_bytes"]} bytes, median</text>',
     ]
     for row, (name, rate) in enumerate(shown, start=1):
         y = row * ROW_PX
         colour = "#1f7a8c" if name.startswith("afluente") else "#b0b7bf"
         title = escape(TITLES[name].replace("`", ""))
         parts += [
-            f'<text x="{LABEL_PX - 8}" y="{y + 16}" text-anchor="end" fill="#222222">{title}</text>',
+            f'<text x="{LABEL_PX - 8}" y="{y + 16}" font-size="13" text-anchor="end" fill="#222222">{title}</text>',
             f'<rect x="{LABEL_PX}" y="{y + 4}" width="{max(1, round(rate * scale))}" height="16" fill="{colour}"/>',
-            f'<text x="{LABEL_PX + rate * scale + 6:.0f}" y="{y + 16}" fill="#222222">{rate:,}</text>',
+            f'<text x="{LABEL_PX + rate * scale + 6:.0f}" y="{y + 16}" font-size="13" fill="#222222">{rate:,}</text>',
         ]
     return "\n".join([*parts, "</svg>"]) + "\n"
 

@@ -8,7 +8,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient, OffsetSpec
 from tenacity import retry, retry_if_exception, stop_after_delay, wait_fixed
 
-from app.settings import GROUP_ID, Settings
+from app.settings import Settings
 from infra.local.faults import Fault
 from infra.local.topics import REQUEST_TIMEOUT_S, RETRY_INTERVAL_S
 from schemas.topics import DLQ_SUFFIX, TOPICS
@@ -36,7 +36,7 @@ class PartitionLag:
 
     @property
     def document(self) -> dict[str, Any]:
-        return {"group": GROUP_ID, **asdict(self)}
+        return asdict(self)
 
 
 def pending_text(pending: Any) -> str:
@@ -73,7 +73,7 @@ def _commits(settings: Settings, partitions: list[TopicPartition]) -> dict[tuple
     # process when the coordinator is still loading.
     consumer = Consumer({
         "bootstrap.servers": settings.kafka_url,
-        "group.id": GROUP_ID,
+        "group.id": settings.group_id,
         "enable.auto.commit": False,
         "log_level": 2,
     })  # fmt: skip

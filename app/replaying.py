@@ -99,7 +99,8 @@ async def plan(settings: Settings, pipeline: Pipeline, window: Window, partition
             raise LookupError(f"{topic} has no partition {partition}: there are 0 to {len(places) - 1}")
         places = [TP(topic, partition)]
     # A pending range begins at the committed offset, so it stays out too.
-    committed = {tp: offset for tp, (offset, _) in (await progress.read(bootstrap, settings.group_id, set(places))).items()}
+    positions = await progress.read(bootstrap, settings.group_id, set(places))
+    committed = {tp: offset for tp, (offset, _) in positions.items()}
     firsts = await asyncio.to_thread(source.offsets_at, bootstrap, places, window.since_ms)
     ends = await asyncio.to_thread(source.offsets_at, bootstrap, places, window.until_ms + DISORDER_MS)
     spans = {tp: span_of(firsts[tp], ends[tp], committed[tp]) for tp in places}

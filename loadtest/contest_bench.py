@@ -75,7 +75,7 @@ def _measure_size(arena: Arena, size: int, rounds: int, tell: Tell) -> dict[str,
     """All contestants at the first size, the main ones at the others."""
     settings = arena.settings
     tell(f"records of {size} bytes")
-    remake(settings, TRACKING_COLLECTED.name)
+    corpus.create(settings, TRACKING_COLLECTED.name, PARTITIONS)
     avro = corpus.fill(settings, TRACKING_COLLECTED.name, Shape(RECORDS, size))
     plain_topic, slow_topic = f"bench.json.{size}", f"bench.slow.{size}"
     for topic in (plain_topic, slow_topic):
@@ -94,12 +94,6 @@ def _measure_size(arena: Arena, size: int, rounds: int, tell: Tell) -> dict[str,
             runs[name].append(run)
             tell(f"round {number + 1}  {name:22} {run.rate:9,.0f} events/s  lost {run.lost}  doubled {run.doubled}")
     return {"records": RECORDS, "event_bytes": size, "contestants": {n: summary(found) for n, found in runs.items()}}
-
-
-def remake(settings: Any, topic: str) -> None:
-    """Empty the worker's topic: a new size starts with nothing of the old."""
-    corpus.delete(settings, topic)
-    corpus.create(settings, topic, PARTITIONS)
 
 
 def summary(runs: list[Run]) -> dict[str, Any]:

@@ -25,6 +25,7 @@ DUPLICATES_EVERY = 10  # every tenth record is the one before, sent again
 QUEUE_RECORDS = 200_000
 POLL_EVERY = 1_000  # records between two looks at the producer's answers
 WAIT_S = 30.0
+POLL_S = 0.1
 SAMPLE = 4_096  # tenants drawn in advance, so that the skew costs nothing
 
 
@@ -50,10 +51,16 @@ class Shape:
 
 
 def create(settings: Settings, topic: str, partitions: int) -> None:
-    """A topic of this machine's broker, made anew."""
+    """A topic of this machine's broker, made anew: what was in it is gone."""
     admin = AdminClient({"bootstrap.servers": settings.kafka_url})
-    found = admin.create_topics([NewTopic(topic, partitions, 1)])[topic]
-    found.result(WAIT_S)
+    if topic in admin.list_topics(timeout=WAIT_S).topics:
+        admin.delete_topics([topic])[topic].result(WAIT_S)
+    deadline = time.monotonic() + WAIT_S
+    while topic in admin.list_topics(timeout=WAIT_S).topics:
+        if time.monotonic() > deadline:
+            raise RuntimeError(f"{topic} is still there")
+        time.sleep(POLL_S)
+    admin.create_topics([NewTopic(topic, partitions, 1)])[topic].result(WAIT_S)
 
 
 def fill(settings: Settings, topic: str, shape: Shape) -> Corpus:
@@ -119,14 +126,3 @@ def events(shape: Shape) -> Iterator[tuple[bytes, bytes, list[tuple[str, bytes]]
             value = orjson.dumps(event) if shape.as_json else schema.encode(event)
         made = value, tenant.encode(), headers(event_id, tenant, "click", schema.name)
         yield *made, False
-
-
-def delete(settings: Settings, topic: str) -> None:
-    """Remove a topic and wait until its name is free."""
-    admin = AdminClient({"bootstrap.servers": settings.kafka_url})
-    admin.delete_topics([topic])[topic].result(WAIT_S)
-    deadline = time.monotonic() + WAIT_S
-    while topic in admin.list_topics(timeout=WAIT_S).topics:
-        if time.monotonic() > deadline:
-            raise RuntimeError(f"{topic} is still there")
-        time.sleep(0.1)

@@ -64,6 +64,5 @@ def _point(arena: Arena, name: str, value: int, records: int) -> Run:
 
 
 def _drained(arena: Arena, shape: Shape, partitions: int, settings: dict[str, Any]) -> Run:
-    corpus.delete(arena.settings, TRACKING_COLLECTED.name)
     corpus.create(arena.settings, TRACKING_COLLECTED.name, partitions)
     return arena.afluente(corpus.fill(arena.settings, TRACKING_COLLECTED.name, shape), **settings)

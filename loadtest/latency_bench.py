@@ -96,7 +96,6 @@ class _HalfLoad:
 
     def measure(self) -> dict[str, Any]:
         """Seconds from producing to queryable."""
-        corpus.delete(self.arena.settings, TRACKING_COLLECTED.name)
         corpus.create(self.arena.settings, TRACKING_COLLECTED.name, TRACKING_COLLECTED.partitions)
         made = list(corpus.events(Shape(int(self.rate * HALF_LOAD_S), duplicates_every=1 << 60)))
         with self.arena.ground() as database, self.arena.workers(database, 1, 1, {}):

@@ -45,7 +45,6 @@ def measure(stack: Stack, tell: Tell, *, full: bool) -> dict[str, Any]:
 
 def _with_known(arena: Arena, count: int) -> dict[str, Any]:
     name = f"known-{os.getpid()}-{count}"
-    corpus.delete(arena.settings, TRACKING_COLLECTED.name)
     corpus.create(arena.settings, TRACKING_COLLECTED.name, TRACKING_COLLECTED.partitions)
     environ = {**arena.stack.environ, "AFLUENTE_WORKER_ID": name, "PYTHONPATH": str(ROOT)}
     began = time.monotonic()

@@ -7,7 +7,7 @@ DEV := $(VENV)/.installed-dev
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --require-hashes --no-deps --progress-bar on
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev up down clean demo test test-fault bench check lock FORCE
+.PHONY: help setup setup-dev up down clean demo test test-fault fault-table soak bench bench-bills check lock FORCE
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -26,17 +26,27 @@ down: setup ## stop them; the data stays
 clean: setup ## stop them and remove the data (AFLUENTE_HOME)
 	@./afluente clean --yes
 
-demo: setup ## real traffic through all of it, a worker killed on the way, and the count at the end
+demo: setup ## real traffic and a killed worker, then bills by CDC; each must come out right
 	@./afluente demo
+	@./afluente demo bills
 
 test: setup-dev ## all tests but the fault suite, on real parts
 	@$(BIN)/python -m pytest -q --ignore=tests/fault
 
-test-fault: setup-dev ## kill -9 at every step, rebalances, outages
-	@$(BIN)/python -m pytest -q tests/fault
+test-fault: setup-dev ## kill -9 anything, anywhere, and count; FULL=1 for all seeds and the long outages
+	@FULL=$(FULL) $(BIN)/python -m pytest -q tests/fault
+
+fault-table: setup-dev ## the results of the last test-fault into docs/reliability.md
+	@$(BIN)/python -m tests.fault.results
+
+soak: setup-dev ## random faults of all kinds, then a count: MINUTES=20 SEED=1
+	@SOAK_MINUTES=$(or $(MINUTES),20) SOAK_SEED=$(or $(SEED),1) $(BIN)/python -m pytest -q tests/fault/test_soak.py --timeout=0
 
 bench: setup-dev ## the benchmarks of loadtest/, with their conditions
 	@$(BIN)/python -m loadtest.bench
+
+bench-bills: setup-dev ## bills from Postgres to ClickHouse at full size: an hour (AFLUENTE_BENCH_SCALE=0.02: minutes)
+	@$(BIN)/python -m loadtest.bills_bench
 
 check: setup-dev ## format, lint, types, import rules
 	@$(BIN)/ruff format --check .

@@ -4,6 +4,8 @@ Reads and writes what the rows of `agents/topology.py` say.
 """
 
 import asyncio
+import sys
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -27,17 +29,21 @@ from schemas.topics import HOUR_MS
 
 log = structlog.get_logger(__name__)
 
+EXAMINER = (sys.executable, "-m", "agents.examine")
 DLQ_TIMEOUT_MS = 10_000  # one attempt to produce a DLQ record; the loop repeats it
 
 
 class Worker:
     """One process: the Faust app, its loops, and what they share."""
 
-    def __init__(self, settings: Settings, app: App, loop_class: type[Loop] = Loop) -> None:
+    def __init__(
+        self, settings: Settings, app: App, loop_class: type[Loop] = Loop, examiner: Sequence[str] = EXAMINER
+    ) -> None:
         self.settings = settings
         self.app = app
         self.pipelines = topology.pipelines(settings)
         self._loop_class = loop_class
+        self._examiner = examiner
         self._loops: dict[str, Loop] = {}
         self.tables: dict[str, Seen] = {}
         self._parts: Parts | None = None
@@ -72,6 +78,7 @@ class Worker:
             progress=Progress(consumer, partial(stop_loudly, log)),
             producer=Producer(self.settings.kafka_url, timeout_ms=DLQ_TIMEOUT_MS, client_id="afluente-worker"),
             sink=ClickHouseSink(self.settings),
+            examiner=self._examiner,
         )
         for pipeline in self.pipelines:
             self._loops[pipeline.reads.name] = self._loop_class(pipeline, parts, self.tables[pipeline.reads.name])

@@ -4,9 +4,10 @@ A bill is kept for years and paid by it, so nothing is guessed, rounded or dropp
 """
 
 import re
+import unicodedata
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
-from typing import Annotated, Any, Final, Literal, TypeVar
+from typing import Annotated, Any, Final, Literal, Self, TypeVar
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
@@ -59,7 +60,7 @@ def _currency(value: object) -> object:
 
 
 def _plain(value: object) -> object:
-    if isinstance(value, str) and not value.isprintable():
+    if isinstance(value, str) and any(unicodedata.category(character) == "Cc" for character in value):
         raise ValueError("must be text without control characters or line breaks")
     return value
 
@@ -88,6 +89,7 @@ Day = Annotated[date, BeforeValidator(day, json_schema_input_type=str)]
 Category = Annotated[str, Field(max_length=CATEGORY_CHARACTERS_MAX), BeforeValidator(_named)]
 Description = Annotated[str, Field(max_length=DESCRIPTION_CHARACTERS_MAX), BeforeValidator(_plain)]
 User = Annotated[str, Field(min_length=1, max_length=USER_CHARACTERS_MAX), BeforeValidator(_named)]
+Currency = Annotated[str, BeforeValidator(_currency)]
 Count = Annotated[int, Field(ge=1, le=OCCURRENCES_MAX), BeforeValidator(_whole)]
 Version = Annotated[int, Field(ge=1, le=VERSION_MAX), BeforeValidator(_whole)]
 
@@ -104,7 +106,7 @@ class NewBill(_Body):
     description: Description = ""
     category: Category = ""
     amount: Money = Field(description="of all installments together; of each occurrence of a recurrence")
-    currency: Annotated[str, BeforeValidator(_currency)] = Field(description="ISO 4217")
+    currency: Currency = Field(description="ISO 4217")
     due_date: Day = Field(description="of the first occurrence")
     recurrence: Literal["none", "weekly", "monthly", "yearly"] = "none"
     installments: Count = Field(default=1, description="monthly parts of the amount")
@@ -112,7 +114,7 @@ class NewBill(_Body):
     until: Day | None = Field(default=None, description="of a recurrence: the last day one may be due")
 
     @model_validator(mode="after")
-    def _one_way_to_repeat(self) -> "NewBill":
+    def _one_way_to_repeat(self) -> Self:
         repeats = self.recurrence != "none"
         if repeats and self.installments > 1:
             raise ValueError("installments: a recurrence has no installments; leave one of them out")
@@ -131,7 +133,15 @@ class NewBill(_Body):
         return self.count or count_until(self.due_date, self.recurrence, self.until or self.due_date)
 
 
-class BillChange(_Body):
+class _Changes(_Body):
+    @model_validator(mode="after")
+    def _something(self) -> Self:
+        if all(getattr(self, name) is None for name in type(self).model_fields if name != "version"):
+            raise ValueError(": changes nothing; send at least one field to change")
+        return self
+
+
+class BillChange(_Changes):
     """Fields of a bill to change. What is paid stays as it was paid."""
 
     user_id: User | None = None
@@ -143,7 +153,7 @@ class BillChange(_Body):
     version: Version | None = Field(default=None, description="the version you saw; or send If-Match")
 
 
-class OccurrenceChange(_Body):
+class OccurrenceChange(_Changes):
     """Fields of one occurrence to change. While it is paid, only category and user_id may."""
 
     user_id: User | None = None
@@ -196,6 +206,6 @@ def _faults(error: ValidationError, model: type[_Body]) -> list[Fault]:
             code, text = "unknown_field", f"not a field here; there are {', '.join(model.model_fields)}"
         elif not place:  # a rule over several fields: its text begins with the one to mend
             name, _, text = text.partition(": ")
-            place = [name]
+            place = [name] if name else []
         faults.append({"pointer": "".join(f"/{part}" for part in place), "code": code, "detail": text})
     return faults

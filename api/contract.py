@@ -11,11 +11,12 @@ from api.events import TrackedEvent
 from schemas import tracking
 
 DESCRIPTION: Final = """\
-Clicks, pageviews, checkouts and sales of a business, on their way into ClickHouse.
+Clicks, pageviews, checkouts, sales and bills of a business, on their way into ClickHouse.
 
 * **Success means stored**: `202` and `200` come after every in-sync Kafka replica has the event.
 * **Retry anything else** but a 4xx, with the same `event_id`: the same id twice is one event.
-* **Keys**: a write key (`afw_...`) sends, a read key (`afr_...`) reads. The key alone says whose data it is.
+* **Keys**: a write key (`afw_...`) sends, a read key (`afr_...`) reads, an app key (`afa_...`) opens bills. The key
+  alone says whose data it is.
 * **Errors** are `application/problem+json` with `code`, `message` and `errors[]`, each with a JSON pointer.
 """
 
@@ -48,6 +49,7 @@ _PROBLEM_SCHEMA: Final = {
         "code": {"type": "string", "description": "for programs: does not change"},
         "message": {"type": "string", "description": "for people: says what is allowed"},
         "errors": {"type": "array", "items": {"$ref": "#/components/schemas/Fault"}},
+        "current_version": {"type": "integer", "description": "of a 409 over a bill or occurrence"},
     },
 }
 _FAULT_SCHEMA: Final = {
@@ -106,7 +108,8 @@ def _json(schema: dict[str, Any], description: str, example: Any = None) -> dict
     return {"description": description, "content": {"application/json": content}}
 
 
-def _problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
+def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """The answers of a request that failed."""
     answers: dict[int | str, dict[str, Any]] = {}
     for status in statuses:
         content = {PROBLEM_JSON: {"schema": {"$ref": "#/components/schemas/Problem"}}}
@@ -125,7 +128,7 @@ def _body(schema: dict[str, Any], examples: dict[str, Any]) -> dict[str, Any]:
 _EVENT_REF: Final = {"$ref": "#/components/schemas/TrackedEvent"}
 _EVENTS_REF: Final = {"type": "array", "items": _EVENT_REF, "minItems": 1, "maxItems": tracking.EVENTS_MAX}
 _TRACKED: Final = {202: _json(_TRACKED_SCHEMA, "in Kafka, on every in-sync replica")}
-_TRACK_ERRORS: Final = _problems(400, 401, 403, 413, 415, 422, 429, 431, 503)
+_TRACK_ERRORS: Final = problems(400, 401, 403, 413, 415, 422, 429, 431, 503)
 
 TRACK_ONE_TYPE: Final[dict[str, Any]] = {
     "status_code": 202,
@@ -162,7 +165,7 @@ WEBHOOK: Final[dict[str, Any]] = {
     "status_code": 200,
     "responses": {
         200: _json(_DELIVERED_SCHEMA, "in Kafka, on every in-sync replica"),
-        **_problems(400, 401, 403, 404, 413, 431, 503),
+        **problems(400, 401, 403, 404, 413, 431, 503),
     },
     "openapi_extra": {
         "security": [{"webhookKeyQuery": []}, {"bearer": []}, {"writeKeyHeader": []}],
@@ -177,7 +180,7 @@ WEBHOOK: Final[dict[str, Any]] = {
     },
 }
 READ: Final[dict[str, Any]] = {
-    "responses": {200: _json(_LIST_SCHEMA, "what is stored"), **_problems(401, 403, 422, 503)},
+    "responses": {200: _json(_LIST_SCHEMA, "what is stored"), **problems(401, 403, 422, 503)},
     "openapi_extra": {"security": [{"bearer": []}, {"readKeyHeader": []}]},
 }
 LIVE: Final[dict[str, Any]] = {"responses": {200: _json({"type": "object"}, "alive", {"live": True})}}
@@ -214,6 +217,7 @@ def install(app: FastAPI) -> None:
                 "writeKeyHeader": {"type": "apiKey", "in": "header", "name": "X-Write-Key"},
                 "writeKeyQuery": {"type": "apiKey", "in": "query", "name": "k"},
                 "webhookKeyQuery": {"type": "apiKey", "in": "query", "name": "key"},
+                "appKeyHeader": {"type": "apiKey", "in": "header", "name": "X-App-Key"},
                 "readKeyHeader": {"type": "apiKey", "in": "header", "name": "X-Read-Key"},
             }
             for name in ("HTTPValidationError", "ValidationError"):

@@ -9,17 +9,23 @@ from typing import Final
 
 from starlette.datastructures import MutableHeaders
 from starlette.requests import Request
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.errors import Refusal
+from api.head import header
 from app.credentials import Credential
 
 ANY: Final = "*"
 PREFLIGHT_AGE_S: Final = 600  # browsers cap it at 600 to 7200 s anyway
 _ALLOWED: Final = "afluente.cors_origin"
+_EXPOSED: Final = "Retry-After, ETag, Location, Afluente-Version-Token, Idempotency-Replayed"
 _PREFLIGHT_HEADERS: Final = [
-    (b"access-control-allow-methods", b"GET, POST"),
-    (b"access-control-allow-headers", b"authorization, content-type, content-encoding, x-write-key, x-read-key"),
+    (b"access-control-allow-methods", b"GET, POST, PATCH, DELETE"),
+    (
+        b"access-control-allow-headers",
+        b"authorization, content-type, content-encoding, x-write-key, x-read-key, x-app-key, if-match, idempotency-key",
+    ),
     (b"access-control-max-age", str(PREFLIGHT_AGE_S).encode()),
     (b"vary", b"Origin"),
     (b"content-length", b"0"),
@@ -28,12 +34,25 @@ _PREFLIGHT_HEADERS: Final = [
 
 def admit_origin(request: Request, credential: Credential) -> None:
     """Refuse a page the tenant does not list; let a listed one read the answer."""
-    origin = request.headers.get("origin")
+    origin = header(request.scope, b"origin")
     if origin is None or not credential.cors_origins:
         return
     if origin not in credential.cors_origins and ANY not in credential.cors_origins:
         raise Refusal(403, "origin_not_allowed", "this page's origin is not in the tenant's list of origins")
     request.scope[_ALLOWED] = origin
+
+
+def allow_reading(scope: Scope, answer: Response) -> None:
+    """Write into an answer what `admit_origin` granted to the page that asks."""
+    if header(scope, b"origin") is not None:
+        _grant(scope, answer.headers)
+
+
+def _grant(scope: Scope, headers: MutableHeaders) -> None:
+    headers.add_vary_header("Origin")
+    if _ALLOWED in scope:
+        headers["Access-Control-Allow-Origin"] = scope[_ALLOWED]
+        headers["Access-Control-Expose-Headers"] = _EXPOSED
 
 
 class Cors:
@@ -58,11 +77,7 @@ class Cors:
 
             async def send_with_origin(sent: Message) -> None:
                 if sent["type"] == "http.response.start":
-                    headers = MutableHeaders(scope=sent)
-                    headers.add_vary_header("Origin")
-                    if _ALLOWED in scope:
-                        headers["Access-Control-Allow-Origin"] = scope[_ALLOWED]
-                        headers["Access-Control-Expose-Headers"] = "Retry-After"
+                    _grant(scope, MutableHeaders(scope=sent))
                 await send(sent)
 
             await self._app(scope, receive, send_with_origin)

@@ -74,33 +74,44 @@ def problem(refusal: Refusal) -> Response:
     return Response(orjson.dumps(content), refusal.status, headers, PROBLEM_JSON)
 
 
+EXPECTED: Final = (Refusal, NotProduced, Unavailable)
+
+
+def answer(error: Exception) -> Response:
+    """What one of EXPECTED is answered with."""
+    if isinstance(error, Refusal):
+        return problem(error)
+    if isinstance(error, NotProduced):
+        return _not_produced(error)
+    assert isinstance(error, Unavailable)
+    text = "the key cannot be checked now. Send the same request again: nothing was taken."
+    return problem(unavailable("credentials_unavailable", text))
+
+
+def internal() -> Response:
+    """The log has it; the sender learns only that it was not their doing."""
+    return problem(Refusal(500, "internal", "a fault of the server; it is logged"))
+
+
 def install(app: FastAPI) -> None:
     """Every way a request can fail ends in one shape."""
-    app.add_exception_handler(Refusal, _refusal)
-    app.add_exception_handler(NotProduced, _not_produced)
-    app.add_exception_handler(Unavailable, _unavailable)
+    for expected in EXPECTED:
+        app.add_exception_handler(expected, _expected)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _http)
     app.add_exception_handler(Exception, _internal)
 
 
-async def _refusal(_request: Request, error: Exception) -> Response:
-    assert isinstance(error, Refusal)
-    return problem(error)
+async def _expected(_request: Request, error: Exception) -> Response:
+    return answer(error)
 
 
-async def _not_produced(_request: Request, error: Exception) -> Response:
-    assert isinstance(error, NotProduced)
+def _not_produced(error: NotProduced) -> Response:
     if error.reason == "too_large":
         return problem(Refusal(413, "record_too_large", "one event is too large for its topic"))
     log.warning("not produced", reason=error.reason, detail=error.detail)
     text = "Kafka did not confirm in time. Send the same request again, with the same event ids: nothing doubles."
     return problem(unavailable("not_confirmed", text))
-
-
-async def _unavailable(_request: Request, _error: Exception) -> Response:
-    text = "the key cannot be checked now. Send the same request again: nothing was taken."
-    return problem(unavailable("credentials_unavailable", text))
 
 
 async def _invalid(_request: Request, error: Exception) -> Response:
@@ -109,7 +120,7 @@ async def _invalid(_request: Request, error: Exception) -> Response:
         {
             "pointer": "/" + "/".join(str(part) for part in found["loc"]),
             "code": str(found["type"]),
-            "detail": str(found["msg"]),
+            "detail": str(found["msg"]).removeprefix("Value error, "),
         }
         for found in error.errors()
     ]
@@ -126,5 +137,4 @@ async def _http(_request: Request, error: Exception) -> Response:
 
 
 async def _internal(_request: Request, _error: Exception) -> Response:
-    # The server logs the exception itself; the sender learns only that it was not their doing.
-    return problem(Refusal(500, "internal", "a fault of the server; it is logged"))
+    return internal()

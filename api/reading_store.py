@@ -37,12 +37,16 @@ class ReadingStore:
         self._client: AsyncClient | None = None
         self._connecting = asyncio.Lock()
 
-    async def rows(self, query: str, parameters: Mapping[str, Any]) -> list[dict[str, Any]]:
+    async def rows(
+        self, query: str, parameters: Mapping[str, Any], settings: Mapping[str, Any] | None = None
+    ) -> list[dict[str, Any]]:
         """The rows of a query, or 503. `parameters` are bound by the server, never pasted into the text."""
         try:
             async with asyncio.timeout(QUERY_S + CONNECT_S):
                 client = await self._connected()
-                found = await client.raw_query(query, dict(parameters), settings=_SETTINGS, fmt="JSONEachRow")
+                found = await client.raw_query(
+                    query, dict(parameters), settings={**_SETTINGS, **(settings or {})}, fmt="JSONEachRow"
+                )
         except (ClickHouseError, aiohttp.ClientError, OSError, TimeoutError) as error:
             log.warning("clickhouse did not answer a read", error=type(error).__name__, detail=str(error)[:300])
             raise _unreadable() from None

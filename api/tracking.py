@@ -1,6 +1,7 @@
 """POST /track/...: where a click enters. Key, body, checks, Avro, Kafka; 202 once every accepted event is confirmed."""
 
 import asyncio
+from collections import Counter
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -14,6 +15,8 @@ from api import body, contract
 from api.deps import Edge, edge_of, writer
 from api.errors import ERRORS_MAX, Fault, Refusal
 from api.events import Reader, Rejected, sent_at_of
+from api.head import header
+from app import failpoints
 from app.credentials import Credential
 from app.partition_key import partition_key
 from app.producer import Record
@@ -22,9 +25,9 @@ from schemas import envelope, tracking
 from schemas.topics import TRACKING_COLLECTED
 
 router: Final = APIRouter(prefix="/track", tags=["tracking"])
-EVENTS_IN_A_ROW: Final = 100  # then the loop serves others: about 3 ms of work
+EVENTS_IN_A_ROW: Final = 250  # then the loop serves others: about 5 ms of work
 
-Accepted = dict[str, Any]
+NOT_STORED: Final = {"Cache-Control": "no-store"}
 
 
 @router.post("/click", **contract.TRACK_ONE_TYPE)
@@ -54,11 +57,12 @@ async def batch(request: Request) -> Response:
 async def _collect(request: Request, event_type: str | None) -> Response:
     edge = edge_of(request)
     with (
-        traces.span("edge.track", request.headers.get("traceparent"), SpanKind.PRODUCER),
+        traces.span("edge.track", header(request.scope, b"traceparent"), SpanKind.PRODUCER),
         edge.in_flight.hold() as hold,
     ):
         credential = await writer(request, "k")
         raw = await body.read(request, hold)
+        edge.admission.admit()
         document = body.parse(body.inflate(raw, request, hold))
         events, pointer, sent_at = _events(document)
         edge.rates.spend(credential, len(events))
@@ -77,8 +81,10 @@ async def _collect(request: Request, event_type: str | None) -> Response:
             faults = [fault for _, found in rejected for fault in found]
             raise Refusal(422, "no_valid_event", "no event of the request can be taken", errors=faults)
         await edge.producer.send_many(_records(edge, credential, accepted))
-    for event_record in accepted:
-        metrics.EVENTS_ACCEPTED.labels(event_record["event_type"]).inc()
+        if failpoints.armed:
+            failpoints.hit("edge_confirmed")
+    for name, count in Counter(event["event_type"] for event in accepted).items():
+        metrics.EVENTS_ACCEPTED.labels(name).inc(count)
     return _answer(accepted, rejected, reader.warnings)
 
 
@@ -125,4 +131,4 @@ def _answer(accepted: list[dict[str, Any]], rejected: list[tuple[int, list[Fault
     }
     if warnings:
         content["warnings"] = warnings[:ERRORS_MAX]
-    return Response(orjson.dumps(content), 202, {"Cache-Control": "no-store"}, "application/json")
+    return Response(orjson.dumps(content), 202, NOT_STORED, "application/json")

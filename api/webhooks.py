@@ -18,6 +18,7 @@ from api.deps import edge_of, writer
 from api.errors import Refusal
 from api.events import EPOCH, MILLISECOND
 from api.signatures import BadSignature, Delivery, verify
+from app import failpoints
 from app.partition_key import partition_key
 from app.producer import NotProduced, Record
 from app.telemetry import metrics, traces
@@ -64,6 +65,8 @@ async def receive(request: Request, gateway: str) -> Response:
         record = Record(GATEWAY_RECEIVED.name, key, schema.encode(value), [*headers, *traces.current_header()])
         try:
             await edge.producer.send_many([record])
+            if failpoints.armed:
+                failpoints.hit("edge_confirmed")
         except NotProduced as failure:
             metrics.WEBHOOKS.labels(gateway, failure.reason).inc()
             raise

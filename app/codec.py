@@ -19,6 +19,7 @@ import fastavro
 from confluent_kafka.schema_registry import Schema as RegistrySchema
 from confluent_kafka.schema_registry import SchemaRegistryClient
 
+from app.datum import Unusual, writer_of
 from app.errors import Poison
 from app.settings import Settings
 
@@ -63,13 +64,14 @@ def read_datum(version: Version, datum: bytes, reader: Any = None) -> Any:
 class Schema:
     """The latest version of a subject: writes that version, reads every version of the subject into it."""
 
-    __slots__ = ("_by_id", "_prefix", "latest", "name")
+    __slots__ = ("_by_id", "_prefix", "_write", "latest", "name")
 
     def __init__(self, versions: list[Version]) -> None:
         self.latest = max(versions, key=lambda version: version.number)
         self.name = self.latest.name
         self._by_id = {version.id: version for version in versions}
         self._prefix = _PREFIX.pack(MAGIC, self.latest.id)
+        self._write = writer_of(self.latest.parsed)
 
     @property
     def id(self) -> int:
@@ -78,6 +80,11 @@ class Schema:
 
     def encode(self, record: Mapping[str, Any]) -> bytes:
         """The record as the bytes of a Kafka value. ValueError when it does not fit: that is a fault of the caller."""
+        if self._write is not None:
+            try:
+                return self._prefix + self._write(record)
+            except Unusual:
+                pass  # fastavro knows more types, and says what is wrong
         out = io.BytesIO()
         out.write(self._prefix)
         try:

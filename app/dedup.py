@@ -17,7 +17,7 @@ from typing import Any
 import faust
 from rocksdict import WriteBatch
 
-from app import source
+from app import failpoints, source
 from app.batch import TP
 from app.dlq import SOURCE_OFFSET, SOURCE_PARTITION, SOURCE_TOPIC, SOURCE_TOPIC_ID
 from schemas.envelope import Headers
@@ -216,6 +216,8 @@ def rebuild(bootstrap: str, gap: Gap, table: Seen, stop: threading.Event, identi
                 offsets.append(offset)
         _, fresh = first_carriers(keys, offsets, table.known(gap.tp.partition, keys) if keys else {})
         table.remember(gap.tp.partition, fresh, Applied(gap.topic_id, records[-1].offset() or 0))
+        if failpoints.armed:
+            failpoints.hit("rebuild")
         read += len(records)
     table.remember(gap.tp.partition, {}, Applied(gap.topic_id, gap.last))
     return read

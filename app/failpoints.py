@@ -1,4 +1,6 @@
-"""Named failpoints in the eight steps of the loop, for the fault tests. Off unless AFLUENTE_FAILPOINTS names them.
+"""Named failpoints in the steps of the loop and behind the edge's confirmation, for the fault tests.
+
+Off unless AFLUENTE_FAILPOINTS names them.
 
 `step=kill` kills the process with SIGKILL the first time the step is reached, `step=kill@3` the third time. Each
 firing leaves a file in `$AFLUENTE_HOME/failpoints/`, which proves that the window was hit; a failpoint whose file is

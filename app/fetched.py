@@ -61,7 +61,7 @@ class PartitionRecords(fetcher.PartitionRecords):  # type: ignore[misc]
 class FetchResult(fetcher.FetchResult):  # type: ignore[misc]
     """A partition's fetch that hands out lists."""
 
-    _partition_records: Any
+    _partition_records: Any  # aiokafka's, made by `PartitionRecords` above; None when all is handed out
 
     def getall(self, max_records: int | None = None) -> list[Any]:
         if not self.check_assignment(self._topic_partition) or not self.has_more():

@@ -140,9 +140,11 @@ class Ownership:
         if NOTHING_COMMITTED < position[0] < earliest:
             gone = earliest - position[0]
             log.error("retention has passed the committed offset", topic=tp.topic, partition=tp.partition, records=gone)
+        if applied is None and resume == earliest:
+            loop.beginnings.add(tp)
         await self._fill_gap(loop, tp, applied, earliest, resume)
         if pending is not None:
-            loop.replays[tp] = pending
+            loop.replays[tp] = pending.again()
             await loop.parts.consumer.admit(tp, resume, (pending.first, pending.last))
         else:
             if resume != position[0]:

@@ -16,7 +16,7 @@ another owner. Anything else stops the process, with a non-zero status and witho
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -25,7 +25,7 @@ from typing import Any, TypeVar
 import structlog
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wait_random_exponential
 
-from app import codec, dlq, failpoints, inspection
+from app import codec, dlq, failpoints, inspection, quarantine
 from app.batch import TP, RecordBatch
 from app.codec import Version
 from app.dedup import Applied, Seen, SeenTable, first_carriers
@@ -39,7 +39,7 @@ from app.ranges import Range, token
 from app.settings import Settings
 from app.sinks.clickhouse import ClickHouseSink
 from app.sinks.container import Row, rows_of
-from app.sinks.restoring import restore
+from app.sinks.restoring import Beginnings, lacking, restore
 from app.telemetry import metrics
 from app.transport import Consumer
 from schemas.emits import Emits
@@ -79,6 +79,7 @@ class Parts:
     progress: Progress
     producer: Producer
     sink: ClickHouseSink
+    examiner: Sequence[str] = ()  # the command that a range is shown to when it may have killed us
 
 
 @dataclass(slots=True)
@@ -91,6 +92,7 @@ class Work:
     kept: list[inspection.Inspected] = field(default_factory=list)
     fresh: dict[bytes, int] = field(default_factory=dict)
     dead: list[dlq.Dead] = field(default_factory=list)
+    pills: dict[int, Poison] = field(default_factory=dict)
     repeated: bool = False  # the insert at hand may have happened before
 
 
@@ -106,6 +108,7 @@ class Loop:
         self.carrying: dict[TP, asyncio.Task[None]] = {}
         self.durable: dict[TP, int] = {}
         self.form = pipeline.form
+        self.beginnings = Beginnings([rows.table for rows in pipeline.writes if not rows.version])
         self._log = log.bind(pipeline=pipeline.name)
 
     async def run(self, stream: Any) -> None:
@@ -133,6 +136,8 @@ class Loop:
         work = Work(self._span(batch), batch)
         with self._step("open"):
             await self.open(work)
+        if work.span.deliveries > quarantine.DELIVERIES_MAX and self.parts.examiner:
+            work.pills = await quarantine.find(batch.tp, batch.records, (*self.parts.examiner, self.pipeline.name))
         with self._step("inspect"):
             self.inspect(work)
         with self._step("dedupe"):
@@ -162,7 +167,9 @@ class Loop:
 
     def inspect(self, work: Work) -> None:
         # 3. inspect
-        work.good, work.dead = self.form.inspect(work.batch.records)
+        records, pills = quarantine.split(work.batch.records, work.pills)
+        work.good, work.dead = self.form.inspect(records)
+        work.dead += [dlq.Dead(one, work.pills[one.offset], 3, self.form.tenant(one)) for one in pills]
         if failpoints.armed:
             failpoints.hit("3_inspect")
 
@@ -193,9 +200,10 @@ class Loop:
         ratio_max, tp = self.parts.settings.dlq_ratio_max, work.batch.tp
         dlq.check_limit(work.dead, len(work.batch.records), ratio_max)
         by_offset = {one.record.offset: one.record for one in work.kept}
+        again = await self._persist(tp, partial(self.beginnings.comes_again, self.parts.sink, tp, work.span.first))
         for table, version, rows in self.blocks(work, outputs):
             name = token(self.pipeline.name, table.table, version.id, work.span, namespace)
-            work.repeated = work.batch.replayed
+            work.repeated = work.batch.replayed or again
             refused = await self._persist(tp, partial(self._insert, work, table, version, rows, name))
             for offset, poison in refused:
                 work.dead.append(dlq.Dead(by_offset[offset], poison, 6, self.form.tenant(by_offset[offset])))
@@ -219,12 +227,14 @@ class Loop:
     async def _insert(
         self, work: Work, table: Rows, version: Version, rows: list[Row], name: str
     ) -> list[tuple[int, Poison]]:
-        """One insert; one that may have been tried before is looked after, since its token alone proves nothing."""
+        """One insert; around one that may have been tried before we look, since its token alone proves nothing."""
         repeated, work.repeated = work.repeated, True
         if repeated and table.version:
             # Nothing newer is there, so the last versions once more are no harm: under a name that no insert had.
             name = f"{name}:again{time.time_ns()}"
-        refused = await self.parts.sink.insert(table.table, version, work.batch.tp, rows, name)
+        elif repeated:
+            rows = await lacking(self.parts.sink, table.table, version, work.batch.tp, rows)
+        refused = await self.parts.sink.insert(table.table, version, work.batch.tp, rows, name) if rows else []
         if repeated and not table.version:
             gone = {offset for offset, _ in refused}
             left = [row for row in rows if row.offset not in gone]

@@ -5,10 +5,10 @@ still arrive after it was raised. Whoever retries does it with the same event id
 """
 
 import asyncio
-import contextlib
-import threading
 import time
+from collections import deque
 from collections.abc import Awaitable, Iterable
+from functools import cache
 from typing import Final, NamedTuple
 
 import confluent_kafka
@@ -22,7 +22,8 @@ LINGER_MS: Final = 2  # one client alone waits this long; under load batches fil
 QUEUE_RECORDS_MAX: Final = 200_000  # librdkafka's own queue; about 0.5 kB of bookkeeping each
 QUEUE_KILOBYTES_MAX: Final = 128 << 10  # with the in-flight limit of the edge this is never the first to fill
 RECORD_BYTES_MAX: Final = 4 << 20  # the largest record_bytes_max in schemas/topics.py
-POLL_S: Final = 0.1  # how long the poller sleeps in librdkafka when nothing comes back
+POLL_S: Final = 0.001  # between two looks for confirmations while some are awaited
+IDLE_POLL_S: Final = 0.1  # otherwise: librdkafka's errors and log lines wait for a look as well
 CLOSE_S: Final = 10.0  # what `close` gives the queue to drain
 RECONNECT_MS_MAX: Final = 1_000  # back within about a second of the broker
 SOCKET_TIMEOUT_MS: Final = 10_000  # a request in flight on a dead connection; above any healthy produce
@@ -57,24 +58,36 @@ class NotProduced(Exception):  # noqa: N818 - it names what is known: no confirm
 class _Confirmation:
     """Counts the records of one `send_many` down and settles one future, however many records there are."""
 
-    __slots__ = ("_finished", "_left", "error", "future")
+    __slots__ = ("_left", "deadline", "error", "expired", "future")
 
-    def __init__(self, expected: int, future: "asyncio.Future[None]", finished: list["_Confirmation"]) -> None:
+    def __init__(self, expected: int, future: "asyncio.Future[None]", deadline: float) -> None:
         self._left = expected
-        self._finished = finished
         self.future = future
+        self.deadline = deadline
         self.error: KafkaError | None = None
+        self.expired = False
 
     def __call__(self, error: KafkaError | None, _record: object) -> None:
         if error is not None:
             self.error = error
         self._left -= 1
-        if self._left == 0:
-            self._finished.append(self)
+        if self._left == 0 and not self.future.done():
+            self.future.set_result(None)
+
+    def expire(self) -> None:
+        """Time is up. Late reports find nobody waiting."""
+        if not self.future.done():
+            # An exception kept by a future would hold the records in a circle that only the collector breaks.
+            self.expired = True
+            self.future.set_result(None)
 
 
 class Producer:
-    """One librdkafka producer, one poller thread, one event loop. Create and close it inside the loop."""
+    """One librdkafka producer served by one event loop. Create, use and close it inside the loop.
+
+    Delivery reports are fetched by the loop itself, every POLL_S while there is one to come: a thread that waits for
+    them fights the loop for the interpreter at every record, which costs more than the rest of the way into Kafka.
+    """
 
     def __init__(
         self,
@@ -106,42 +119,50 @@ class Producer:
             "log.connection.close": False,
         }
         self._loop = asyncio.get_running_loop()
-        self._finished: list[_Confirmation] = []
-        self._closing = threading.Event()
-        self._fatal = threading.Event()
+        self._awaited: deque[_Confirmation] = deque()  # in the order of their deadlines
+        self._closing = False
+        self._fatal = False
         self._warned_at = -WARN_EVERY_S
         self._retired: list[confluent_kafka.Producer] = []
         self._kafka = self._connect()
-        self._poller = threading.Thread(target=self._poll, name="producer-poller", daemon=True)
-        self._poller.start()
+        self._next_poll = self._loop.call_later(IDLE_POLL_S, self._poll)
+        self._idle = True
 
     @property
     def queued(self) -> int:
         """Records that wait for a confirmation."""
         return len(self._kafka)
 
+    @property
+    def awaited(self) -> int:
+        """Sends that wait for a confirmation."""
+        return len(self._awaited)
+
+    @property
+    def oldest_s(self) -> float:
+        """For how long the oldest of them has waited."""
+        return self._loop.time() - self._awaited[0].deadline + self._timeout_s if self._awaited else 0.0
+
     def send(self, topic: str, key: bytes, value: bytes, headers: Headers) -> Awaitable[None]:
         """Produce one record; the awaitable ends when the broker has confirmed it, or raises NotProduced."""
         return self.send_many([Record(topic, key, value, headers)])
 
-    async def send_many(self, records: Iterable[Record], timeout_s: float | None = None) -> None:
+    async def send_many(self, records: Iterable[Record]) -> None:
         """Produce records; return when every one is confirmed. NotProduced when one is not: retry them all."""
         records = list(records)
         if not records:
             return
-        confirmation = self._enqueue(records)
         try:
-            # librdkafka looks for expired records once a second only: the promise of time is kept here.
-            async with asyncio.timeout(timeout_s if timeout_s is not None else self._timeout_s):
-                await confirmation.future
-        except TimeoutError:
-            self._count(records, "timeout")
-            raise NotProduced("timeout", "Kafka did not confirm in time") from None
-        if confirmation.error is not None:
-            failure = _not_produced(confirmation.error)
-            self._count(records, failure.reason)
-            raise failure
-        self._count(records, "confirmed")
+            confirmation = self._enqueue(records)
+            await confirmation.future
+            if confirmation.expired:
+                raise NotProduced("timeout", "Kafka did not confirm in time")
+            if confirmation.error is not None:
+                raise _not_produced(confirmation.error)
+        except NotProduced as failure:
+            _produced(records[0].topic, failure.reason).inc(len(records))
+            raise
+        _produced(records[0].topic, "confirmed").inc(len(records))
 
     async def topics(self, timeout_s: float) -> set[str]:
         """The topics the brokers know. NotProduced when none answers in time. For probes, not for the path."""
@@ -157,27 +178,39 @@ class Producer:
 
     async def close(self) -> None:
         """Send what is queued, for at most CLOSE_S, then stop. What is left then is reported as not produced."""
-        self._closing.set()
-        await asyncio.to_thread(self._poller.join)
+        self._closing = True
+        until = self._loop.time() + CLOSE_S
+        while len(self._kafka) and self._loop.time() < until:
+            await asyncio.sleep(POLL_S)
+            self._serve()
+        left = len(self._kafka)
+        if left:
+            log.warning("producer closed with records unconfirmed", records=left)
+            self._kafka.purge()
+            self._kafka.poll(IDLE_POLL_S)
+        self._next_poll.cancel()
 
     def _enqueue(self, records: list[Record]) -> _Confirmation:
-        if self._closing.is_set():
+        if self._closing:
             raise NotProduced("closed", "this process is stopping")
-        if self._fatal.is_set():
+        if self._fatal:
             self._replace()
-        confirmation = _Confirmation(len(records), self._loop.create_future(), self._finished)
+        deadline = self._loop.time() + self._timeout_s
+        confirmation = _Confirmation(len(records), self._loop.create_future(), deadline)
         produce = self._kafka.produce
         try:
             for topic, key, value, headers in records:
                 produce(topic, value, key, on_delivery=confirmation, headers=headers)  # type: ignore[arg-type]
         except BufferError:
             # Those before may arrive, as after any NotProduced; nobody waits for this confirmation any more.
-            self._count(records, "queue_full")
             raise NotProduced("queue_full", "too many records wait for Kafka") from None
         except KafkaException as exception:
-            failure = _not_produced(exception.args[0])
-            self._count(records, failure.reason)
-            raise failure from None
+            raise _not_produced(exception.args[0]) from None
+        self._awaited.append(confirmation)
+        if self._idle:
+            self._idle = False
+            self._next_poll.cancel()
+            self._next_poll = self._loop.call_later(POLL_S, self._poll)
         return confirmation
 
     def _connect(self) -> confluent_kafka.Producer:
@@ -187,32 +220,34 @@ class Producer:
         # The only errors librdkafka does not recover from by itself are fatal ones: the sequence of an
         # idempotent producer is broken for good, and a new producer (a new producer id) goes on.
         if error.fatal():
-            self._fatal.set()
+            self._fatal = True
         now = time.monotonic()
         if error.fatal() or now - self._warned_at >= WARN_EVERY_S:
             self._warned_at = now
             log.warning("kafka producer", error=error.name(), detail=error.str(), fatal=error.fatal())
 
     def _replace(self) -> None:
-        # The poller goes on serving the old one until its delivery reports (all failed) have reached their waiters.
+        # The old one is served until its delivery reports (all failed) have reached their waiters.
         self._retired.append(self._kafka)
         self._kafka.purge()
         self._kafka = self._connect()
-        self._fatal.clear()
+        self._fatal = False
 
     def _poll(self) -> None:
-        """The poller thread: the only one that runs delivery reports, so that counting needs no lock."""
-        while not self._closing.is_set():
-            self._kafka.poll(POLL_S)
+        """Serves delivery reports and deadlines, and asks to be called again."""
+        self._serve()
+        self._idle = not self._awaited
+        self._next_poll = self._loop.call_later(IDLE_POLL_S if self._idle else POLL_S, self._poll)
+
+    def _serve(self) -> None:
+        self._kafka.poll(0)
+        if self._retired:
             self._serve_retired()
-            self._wake_loop()
-        self._kafka.flush(CLOSE_S)
-        left = len(self._kafka)
-        if left:
-            log.warning("producer closed with records unconfirmed", records=left)
-            self._kafka.purge()
-            self._kafka.flush(POLL_S)
-        self._wake_loop()
+        # librdkafka looks for expired records once a second only: the promise of time is kept here.
+        now = self._loop.time()
+        awaited = self._awaited
+        while awaited and (awaited[0].future.done() or awaited[0].deadline <= now):
+            awaited.popleft().expire()
 
     def _serve_retired(self) -> None:
         for retired in list(self._retired):
@@ -220,24 +255,9 @@ class Producer:
             if len(retired) == 0:
                 self._retired.remove(retired)
 
-    def _wake_loop(self) -> None:
-        if not self._finished:
-            return
-        finished = self._finished.copy()
-        self._finished.clear()
-        # One call for everything that came back: a wake-up of the loop costs more than a record.
-        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
-            self._loop.call_soon_threadsafe(self._settle, finished)
 
-    @staticmethod
-    def _settle(finished: list[_Confirmation]) -> None:
-        for confirmation in finished:
-            if not confirmation.future.done():
-                confirmation.future.set_result(None)
-
-    @staticmethod
-    def _count(records: list[Record], outcome: str) -> None:
-        metrics.PRODUCED.labels(records[0].topic, outcome).inc(len(records))
+# Topics and outcomes are few, and to find a label's counter costs more than to count.
+_produced: Final = cache(metrics.PRODUCED.labels)
 
 
 class _LibrdkafkaLog:

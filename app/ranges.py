@@ -4,7 +4,7 @@ A range is a pure function of the source topic's offsets, so a replay after a cr
 ClickHouse drops what it already has.
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from typing import Self
 
 import orjson
@@ -15,7 +15,10 @@ METADATA_BYTES_MAX = 4096  # the broker's default offset.metadata.max.bytes: a l
 
 @dataclass(frozen=True, slots=True)
 class Range:
-    """Offsets `first..last`, both included, of one partition, as one transform version of one pipeline sees them."""
+    """Offsets `first..last`, both included, of one partition, as one transform version of one pipeline sees them.
+
+    `deliveries` counts how often it was begun; it is no part of what the range is.
+    """
 
     topic_id: str
     topic: str
@@ -23,10 +26,18 @@ class Range:
     first: int
     last: int
     version: int
+    deliveries: int = field(default=1, compare=False)
+
+    def again(self) -> Self:
+        """The same range, delivered once more."""
+        return replace(self, deliveries=self.deliveries + 1)
 
     def metadata(self) -> str:
         """The pending record that travels in the metadata of the Kafka offset commit."""
-        return orjson.dumps({"v": METADATA_VERSION, **asdict(self)}).decode()
+        fields = asdict(self)
+        if self.deliveries == 1:
+            del fields["deliveries"]  # so that a worker from before the count reads it, too
+        return orjson.dumps({"v": METADATA_VERSION, **fields}).decode()
 
     @classmethod
     def from_metadata(cls, text: str) -> Self | None:

@@ -36,7 +36,7 @@ class Settings(BaseSettings):
     kafka_url: str = Field(default="", description="bootstrap servers, host:port[,host:port]")
     postgres_url: SecretStr = Field(default=SecretStr(""), description="postgresql://user:password@host/db")
     postgres_owner_url: SecretStr = Field(
-        default=SecretStr(""), description="as postgres_url, for the role that owns the tables; read by migrate alone"
+        default=SecretStr(""), description="as postgres_url, for the owner of the tables: migrate, reconcile"
     )
     postgres_cdc_url: SecretStr = Field(
         default=SecretStr(""), description="as postgres_url, for the role that Debezium and `cdc` use"
@@ -77,6 +77,8 @@ class Settings(BaseSettings):
     edge_in_flight_bytes_max: int = Field(default=64 << 20, ge=1 << 20, le=4 << 30)
     edge_connections_max: int = Field(default=1_000, ge=1, le=100_000)
     credential_cache_s: float = Field(default=30.0, ge=0, le=3_600, description="a revoked key lives this long")
+    cache_url: SecretStr = Field(default=SecretStr(""), description="of analytics: empty = off, memory:, redis://...")
+    cache_s: float = Field(default=2.0, ge=0.1, le=60, description="a cached answer is never older than this")
 
     # Telemetry.
     log_level: str = Field(default="INFO", pattern=r"^(DEBUG|INFO|WARNING|ERROR)$")
@@ -93,6 +95,14 @@ class Settings(BaseSettings):
                 raise ValueError("AFLUENTE_MASTER_KEY must be base64") from None
             if size != MASTER_KEY_BYTES:
                 raise ValueError(f"AFLUENTE_MASTER_KEY must be {MASTER_KEY_BYTES} bytes, base64")
+        return value
+
+    @field_validator("cache_url")
+    @classmethod
+    def _cache_is_known(cls, value: SecretStr) -> SecretStr:
+        url = value.get_secret_value()
+        if url and url != "memory:" and not url.startswith(("redis://", "rediss://")):
+            raise ValueError("AFLUENTE_CACHE_URL must be empty, memory:, redis://... or rediss://...")
         return value
 
     @model_validator(mode="after")

@@ -6,6 +6,7 @@ delivery that got two event ids by mistake shows as a duplicate too.
 
 import ipaddress
 import uuid
+from decimal import Decimal
 from urllib.parse import urlsplit
 
 import httpx
@@ -69,6 +70,14 @@ class Rows:
         """How many rows each event of a stream has."""
         lines = self._ask(f"{KEYS[stream.table]} AS key, count()", stream, "GROUP BY key")
         return {name: int(count) for name, count in (line.split("\t") for line in lines)}
+
+    def money(self, stream: Stream) -> Decimal:
+        """What the rows of a stream sum up to, in their own currency."""
+        return Decimal(self._ask("toString(sum(coalesce(value, 0)))", stream)[0])
+
+    def times(self, stream: Stream) -> list[int]:
+        """When each row says it occurred, in milliseconds, in the order of the source offsets."""
+        return [int(at) for at in self._ask("toUnixTimestamp64Milli(occurred_at)", stream, "ORDER BY _offset")]
 
     def present(self, stream: Stream, event_ids: list[str]) -> list[str]:
         """Those of these events that a query finds now."""

@@ -7,7 +7,7 @@ with parts of the block and no table behind, after those that are no datum at al
 is inserted under the same token.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 import aiohttp
@@ -18,7 +18,6 @@ from app.errors import Backpressure, Poison
 from app.settings import Settings
 from app.sinks.container import SOURCE_FIELDS, Row, broken_rows, container, container_header
 
-OFFSET_CHARACTERS: Final = 21  # 64 bits in decimal, and the end of the line
 CODE_HEADER: Final = "X-ClickHouse-Exception-Code"
 ANSWER_BYTES_MAX: Final = 64 << 10  # an insert answers nothing, a refusal some lines, a table its columns
 
@@ -58,7 +57,7 @@ class ClickHouseSink:
 
     def __init__(self, settings: Settings) -> None:
         self._url = settings.clickhouse_url
-        self._database = settings.clickhouse_database
+        self.database = settings.clickhouse_database
         self._headers = {"X-ClickHouse-User": settings.clickhouse_user}
         if password := settings.clickhouse_password.get_secret_value():
             self._headers["X-ClickHouse-Key"] = password
@@ -103,16 +102,10 @@ class ClickHouseSink:
         later = await self.insert(table, version, source, good, token) if good else []
         return [*bad.items(), *later]
 
-    async def offsets(self, table: str, source: tuple[str, int], first: int, last: int) -> set[int]:
-        """Which of the source offsets `first..last` have a row in the table."""
-        query = (
-            f"SELECT DISTINCT _offset FROM {self._database}.{table} WHERE _topic = {{topic:String}} "  # noqa: S608
-            "AND _partition = {partition:UInt32} AND _offset BETWEEN {first:UInt64} AND {last:UInt64} FORMAT TSV"
-        )
-        given = {"topic": source[0], "partition": source[1], "first": first, "last": last}
+    async def ask(self, query: str, given: Mapping[str, object], bytes_max: int) -> str:
+        """The answer to a query with bound parameters. Raises as `insert` does."""
         parameters = {"query": query, **{f"param_{name}": str(value) for name, value in given.items()}}
-        text = await self._request(parameters, b"", (last - first + 1) * OFFSET_CHARACTERS)
-        return set(map(int, text.split()))
+        return await self._request(parameters, b"", bytes_max)
 
     async def _refused(
         self, table: str, version: Version, source: tuple[str, int], rows: Sequence[Row], refusal: Refused
@@ -139,14 +132,14 @@ class ClickHouseSink:
             structure = await self._structure(table, names)
             parameters = {"query": f"INSERT INTO FUNCTION null({structure}) FORMAT Avro"}
         else:
-            parameters = {"query": f"INSERT INTO {self._database}.{table} ({', '.join(names)}) FORMAT Avro"}
+            parameters = {"query": f"INSERT INTO {self.database}.{table} ({', '.join(names)}) FORMAT Avro"}
             parameters |= INSERT_SETTINGS | {"insert_deduplication_token": token}
         await self._request(parameters, body)
 
     async def _structure(self, table: str, names: list[str]) -> str:
         """The columns `names` of a table as ClickHouse's quoted structure text."""
         if table not in self._structures:
-            query = f"DESCRIBE TABLE {self._database}.{table} FORMAT JSONCompact"
+            query = f"DESCRIBE TABLE {self.database}.{table} FORMAT JSONCompact"
             rows = orjson.loads(await self._request({"query": query}, b""))["data"]
             self._structures[table] = {row[0]: row[1] for row in rows}
         text = ", ".join(f"{name} {self._structures[table][name]}" for name in names)

@@ -52,7 +52,7 @@ def varint(number: int) -> bytes:
 
 
 def container_header(version: Version, added: Sequence[dict[str, str]] = SOURCE_FIELDS) -> bytes:
-    """The head of an object container: a record is the wire prefix, the schema's fields, and the added columns."""
+    """The head of a container whose records are that schema's, between the wire prefix and the added columns."""
     fields = [PREFIX_FIELD, *version.parsed["fields"], *added]
     out = io.BytesIO()
     fastavro.writer(out, {**version.parsed, "fields": fields}, [], sync_marker=SYNC)

@@ -62,6 +62,12 @@ CREDENTIAL_LOOKUPS: Final = Counter(
     ["outcome"],
     registry=REGISTRY,
 )
+ANSWERS: Final = Counter(
+    "afluente_analytics_cache_total",
+    "Answers of analytics looked up in the cache, by outcome. away: the cache did not answer, figures were computed.",
+    ["cache", "outcome"],
+    registry=REGISTRY,
+)
 READY: Final = Gauge(
     "afluente_part_ready",
     "1 when the part answered its last probe. 0: that part is away; kafka and postgres stop writes.",
@@ -173,6 +179,32 @@ REBUILT: Final = Counter(
 ASSIGNED: Final = Gauge(
     "afluente_partitions_assigned",
     "Partitions this worker owns. 0 for minutes: it is a spare, or it cannot join the group.",
+    ["pipeline"],
+    registry=REGISTRY,
+)
+
+# The comparison of Postgres and ClickHouse.
+RECONCILE_DIFFERENCES: Final = Gauge(
+    "afluente_reconcile_differences",
+    "Rows that differ between Postgres and ClickHouse, by kind, in the last comparison. Any: reconcile --repair.",
+    ["pipeline", "kind"],
+    registry=REGISTRY,
+)
+RECONCILE_UNSETTLED: Final = Gauge(
+    "afluente_reconcile_unsettled",
+    "Rows that changed in every pass of the last comparison. Above 0 for long: something rewrites them all the time.",
+    ["pipeline"],
+    registry=REGISTRY,
+)
+RECONCILE_LAST_SUCCESS: Final = Gauge(
+    "afluente_reconcile_last_success_timestamp_seconds",
+    "When a comparison last came to a verdict, whatever it was. Old: it fails, or cannot catch up; see its log.",
+    ["pipeline"],
+    registry=REGISTRY,
+)
+RECONCILE_SECONDS: Final = Gauge(
+    "afluente_reconcile_duration_seconds",
+    "How long the last comparison took. Near its interval: compare less often.",
     ["pipeline"],
     registry=REGISTRY,
 )

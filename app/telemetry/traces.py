@@ -5,7 +5,7 @@ With `AFLUENTE_OTLP_ENDPOINT` set, spans go there over OTLP/HTTP. Without it the
 
 import threading
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Final
 
 from opentelemetry import trace
@@ -41,12 +41,16 @@ def exporting() -> bool:
     return isinstance(trace.get_tracer_provider(), TracerProvider)
 
 
-@contextmanager
-def span(name: str, traceparent: str | None, kind: SpanKind, **attributes: str | int) -> Iterator[None]:
+_NO_SPAN: Final = nullcontext()
+
+
+def span(name: str, traceparent: str | None, kind: SpanKind, **attributes: str | int) -> AbstractContextManager[None]:
     """A span that goes on with the caller's trace when `traceparent` is one, else begins its own."""
-    if not _exporting.is_set():
-        yield
-        return
+    return _span(name, traceparent, kind, attributes) if _exporting.is_set() else _NO_SPAN
+
+
+@contextmanager
+def _span(name: str, traceparent: str | None, kind: SpanKind, attributes: Mapping[str, str | int]) -> Iterator[None]:
     parent = _propagator.extract({HEADER_TRACEPARENT: traceparent}) if traceparent else None
     with _tracer.start_as_current_span(name, context=parent, kind=kind, attributes=attributes):
         yield
@@ -54,7 +58,7 @@ def span(name: str, traceparent: str | None, kind: SpanKind, **attributes: str |
 
 def current_header() -> list[tuple[str, bytes]]:
     """The Kafka header that carries the current span on, or nothing when nothing traces."""
-    if not get_current_span().get_span_context().is_valid:
+    if not _exporting.is_set() or not get_current_span().get_span_context().is_valid:
         return []
     carrier: dict[str, str] = {}
     _propagator.inject(carrier)

@@ -1,11 +1,14 @@
 """What `./afluente cdc` does: apply the connector, ask for a snapshot, mend a lost slot. Each may be run again."""
 
 import asyncio
+import json
 import time
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
+
+import asyncpg
 
 from app.settings import Settings
 from infra.local import cdc_source as source
@@ -16,6 +19,8 @@ from infra.local.topics import REQUEST_TIMEOUT_S, admin_client
 
 POLL_S: Final = 0.5
 RUNNING_TIMEOUT_S: Final = 90.0  # a task connects, validates and makes its slot: 2 s on an idle machine
+NOTICE_TIMEOUT_S: Final = 10.0  # Debezium asks for its slot every 2 s
+RESTARTS_MAX: Final = 3  # of a task that fails while a slot is mended
 CONDITION_CHARS_MAX: Final = 2_000
 
 Tell = Callable[[str], None]
@@ -125,12 +130,12 @@ def condition(tenant: str, where: str) -> str:
 
 
 async def check_condition(settings: Settings, tables: Sequence[str], where: str) -> None:
-    """Lets Postgres plan the condition: Debezium only logs one that is wrong, and sends nothing."""
+    """Lets Postgres plan the operator's condition: Debezium only logs one that is wrong, and sends nothing."""
     async with source.connected(settings) as connection:
         for table in tables:
             try:
-                await connection.execute(f"EXPLAIN SELECT 1 FROM {table} WHERE {where}")  # noqa: S608 - an operator's own
-            except source.asyncpg.PostgresError as error:
+                await connection.execute(f"EXPLAIN SELECT 1 FROM {table} WHERE {where}")  # noqa: S608
+            except asyncpg.PostgresError as error:
                 raise Fault(f"Postgres refuses the condition for {table}: {error}") from None
 
 
@@ -149,7 +154,7 @@ async def snapshot(settings: Settings, tables: Sequence[str], where: str, tell: 
     return Snapshot(number, tuple(tables), round(time.monotonic() - began, 2) if wait else None)
 
 
-async def await_snapshot(settings: Settings, lsn: int, tell: Tell) -> None:
+async def await_snapshot(settings: Settings, lsn: int, tell: Tell, restarts: int = 0) -> None:
     """Returns when Connect's position is behind the signal and no snapshot is open in it. Raises when it fails."""
     name = definition().name
     async with Connectors(settings.connect_url) as connectors:
@@ -159,11 +164,38 @@ async def await_snapshot(settings: Settings, lsn: int, tell: Tell) -> None:
             if reached and not is_snapshotting(offset):
                 return
             state = await connectors.state(name)
-            if state is None or state.failure:
+            if state is None or (state.failure and restarts == 0):
                 raise Fault(f"The connector failed during the snapshot: {state.failure if state else 'it was deleted'}")
-            left = str(offset.get("incremental_snapshot_collections") or "")[:200]
-            tell(f"snapshot under way: {left}" if reached else "waiting for Debezium to read the signal")
+            if state.failure:
+                restarts -= 1
+                tell("the task has failed: starting it again")
+                await connectors.restart_failed(name)
+                await _await_running(settings, connectors, tell)
+            tell(_snapshot_text(offset) if reached else "waiting for Debezium to read the signal")
             await asyncio.sleep(POLL_S)
+
+
+def _snapshot_text(offset: dict[str, Any]) -> str:
+    left = json.loads(offset.get("incremental_snapshot_collections") or "[]")
+    names = [each.get("incremental_snapshot_collections_id", "") for each in left]
+    return "snapshot under way: " + (" then ".join(names) or "the first one")
+
+
+async def _forget_lost_slot(settings: Settings, connectors: Connectors, tell: Tell) -> None:
+    """Drops the slot while the task still waits for it, and waits until the task has noticed.
+
+    Debezium asks for a lost slot for half an hour and cannot be stopped meanwhile: Connect would leave the task behind,
+    and it would take something of its successor along when it ends.
+    """
+    tell("dropping the lost slot")
+    async with source.connected(settings) as connection:
+        await source.drop_slot(connection, definition().slot)
+    deadline = time.monotonic() + NOTICE_TIMEOUT_S
+    while time.monotonic() < deadline:
+        state = await connectors.state(definition().name)
+        if state is None or state.failure or not state.tasks:
+            return
+        await asyncio.sleep(POLL_S)
 
 
 async def mend(settings: Settings, tell: Tell, *, force: bool, wait: bool) -> Snapshot | None:
@@ -182,6 +214,8 @@ async def mend(settings: Settings, tell: Tell, *, force: bool, wait: bool) -> Sn
         raise Fault("Kafka Connect does not answer, and it must be told its new position: start it first.")
     tables = captured(())
     async with Connectors(settings.connect_url) as connectors:
+        if now.slot is not None and now.slot.is_lost:
+            await _forget_lost_slot(settings, connectors, tell)
         tell("stopping the connector")
         await connectors.stop(wanted.name)
         async with source.connected(settings) as connection:
@@ -194,5 +228,5 @@ async def mend(settings: Settings, tell: Tell, *, force: bool, wait: bool) -> Sn
         began = time.monotonic()
         await _await_running(settings, connectors, tell)
     if wait:
-        await await_snapshot(settings, lsn, tell)
+        await await_snapshot(settings, lsn, tell, restarts=RESTARTS_MAX)
     return Snapshot(number, tables, round(time.monotonic() - began, 2) if wait else None)

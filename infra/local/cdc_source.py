@@ -164,10 +164,16 @@ async def heartbeat_age_s(connection: "Connection[Any]") -> float | None:
     return None if age is None else max(0.0, float(age))
 
 
+async def drop_slot(connection: "Connection[Any]", name: str) -> None:
+    """Removes the slot, if it is there. Postgres refuses while somebody reads from it."""
+    await connection.execute(
+        "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name = $1", name
+    )
+
+
 async def make_slot(connection: "Connection[Any]", name: str, plugin: str) -> int:
     """A new slot in the place of the former. Returns the LSN from which it has everything."""
-    if await read_slot(connection, name):
-        await connection.execute("SELECT pg_drop_replication_slot($1)", name)
+    await drop_slot(connection, name)
     lsn = await connection.fetchval(
         "SELECT (lsn - '0/0')::bigint FROM pg_create_logical_replication_slot($1, $2)", name, plugin
     )

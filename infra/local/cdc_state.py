@@ -14,7 +14,7 @@ from infra.local.cdc_source import (
     published,
     read_slot,
 )
-from infra.local.connectors import ConnectAway, Connector, Connectors
+from infra.local.connectors import LOOK_TIMEOUT_S, ConnectAway, Connector, Connectors
 from infra.local.home import ROOT
 
 SETTINGS_FILE: Final = ROOT / "infra" / "debezium" / "bills.json"
@@ -36,7 +36,7 @@ ADVICE: Final[dict[str, str]] = {
     "task failed": "See the cause above; after its repair `./afluente cdc restart`.",
     "paused": "`./afluente cdc apply` lets it go on.",
     "starting": "Wait a few seconds and ask again.",
-    "slot in danger": "Postgres will soon drop the slot: make the connector catch up, or raise max_slot_wal_keep_size.",
+    "slot in danger": "Postgres soon drops the slot: get the connector to run, or raise max_slot_wal_keep_size.",
     "behind": "The connector does not follow: look at its log, at Kafka, and at the load on Postgres.",
 }
 IN_ORDER: Final = frozenset({"running", "starting"})
@@ -98,6 +98,13 @@ class Report:
         return sorted({*definition().tables, "public.cdc_signals"} - self.tables)
 
     @property
+    def is_in_danger(self) -> bool:
+        """Whether Postgres is near to dropping the slot."""
+        if self.slot is None or self.slot.safe_bytes is None:
+            return False
+        return self.slot.safe_bytes < SAFE_SHARE_MIN * (self.slot.safe_bytes + self.slot.held_bytes)
+
+    @property
     def verdict(self) -> Verdict:  # noqa: PLR0911 - one line a cause, the gravest first
         """The one thing to say. Loss comes before everything: nothing else heals it."""
         applied = self.read_lsn is not None or (self.connector is not None and not self.connect_answers)
@@ -106,6 +113,8 @@ class Report:
         failure = self.connector.failure if self.connector else ""
         if (self.slot is None and applied) or POSITION_GONE in failure:
             return "slot missing"
+        if self.is_in_danger:
+            return "slot in danger"
         if not self.connect_answers:
             # Without Connect nobody knows whether there was ever a connector; heartbeats tell.
             return "slot missing" if self.slot is None and self.heartbeat_age_s is not None else "connect away"
@@ -117,10 +126,6 @@ class Report:
             return "paused"
         if not self.connector.runs or self.slot is None or self.read_lsn is None:
             return "starting"
-        if self.slot.safe_bytes is not None and self.slot.safe_bytes < SAFE_SHARE_MIN * (
-            self.slot.safe_bytes + self.slot.held_bytes
-        ):
-            return "slot in danger"
         return "behind" if self.delay_s is not None and self.delay_s > DELAY_MAX_S else "running"
 
     @property
@@ -152,7 +157,7 @@ async def report(settings: Settings) -> Report:
         age = await heartbeat_age_s(connection) if "public.cdc_heartbeats" in tables else None
     state, offset, answers = None, {}, True
     try:
-        async with Connectors(settings.connect_url) as connectors:
+        async with Connectors(settings.connect_url, LOOK_TIMEOUT_S) as connectors:
             state = await connectors.state(name)
             offset = await connectors.offset(name) if state else {}
     except ConnectAway:

@@ -6,6 +6,7 @@ it needs no superuser: every role may see the slots.
 
 import asyncio
 import contextlib
+import logging
 import math
 import signal
 from typing import Final
@@ -20,7 +21,7 @@ from infra.local.cdc_state import ADVICE, IN_ORDER, Report, definition, report
 from infra.local.faults import Fault
 
 INTERVAL_S: Final = 2.0  # a lost slot is named within two looks and a scrape: under 10 s
-LOOK_TIMEOUT_S: Final = 8.0
+LOOK_TIMEOUT_S: Final = 15.0  # above what Postgres and Connect get together: it is they who are named
 
 log = structlog.get_logger("afluente.cdc.watch")
 
@@ -85,6 +86,7 @@ def _tell(verdict: str) -> None:
 def run(settings: Settings) -> None:
     """In the foreground."""
     logs.configure(settings.log_level)
+    logging.getLogger("httpx").setLevel(logging.WARNING)  # a line for each request otherwise
     asyncio.run(watch(settings))
 
 

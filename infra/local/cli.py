@@ -6,8 +6,10 @@ import click
 import typer
 
 from infra.local.commands import (
+    bills,
     cdc,
     demo,
+    demo_bills,
     dlq,
     down,
     key,
@@ -16,6 +18,8 @@ from infra.local.commands import (
     logs,
     migrate,
     parts,
+    rebuild,
+    reconcile,
     replay,
     status,
     tenant,
@@ -71,12 +75,16 @@ app.add_typer(topics.app, name="topics", rich_help_panel=OPERATE)
 app.add_typer(tenant.app, name="tenant", rich_help_panel=OPERATE)
 app.add_typer(key.app, name="key", rich_help_panel=OPERATE)
 app.add_typer(webhook.app, name="webhook", rich_help_panel=OPERATE)
+app.add_typer(bills.app, name="bills", rich_help_panel=OPERATE)
 app.add_typer(dlq.app, name="dlq", rich_help_panel=OPERATE)
 app.command("replay", rich_help_panel=OPERATE)(replay.replay)
 app.add_typer(cdc.app, name="cdc", rich_help_panel=OPERATE)
 app.command("lag", rich_help_panel=OPERATE)(lag.lag)
+app.add_typer(reconcile.app, name="reconcile", rich_help_panel=OPERATE)
+app.add_typer(rebuild.app, name="rebuild", rich_help_panel=OPERATE)
 app.command("load", rich_help_panel=TRY)(load.load)
-app.command("demo", rich_help_panel=TRY)(demo.demo)
+demo.app.command("bills")(demo_bills.bills)
+app.add_typer(demo.app, name="demo", rich_help_panel=TRY)
 
 
 def main() -> int:

@@ -52,6 +52,8 @@ SESSION_DEFAULTS: dict[str, int] = {
     "max_memory_usage": QUERY_MEMORY_BYTES,
     "min_insert_block_size_bytes": INSERT_BLOCK_BYTES,
     "max_insert_block_size_bytes": INSERT_BLOCK_BYTES,  # four batches of the worker: never cuts one of its own
+    # chdb says nothing of an insert that it refuses at its end for having more than 100 months in it.
+    "max_partitions_per_insert_block": 0,
     "async_insert": 0,  # an acknowledged insert is a part on disk, never a buffer
 }
 UNKNOWN_EXCEPTION = 1002  # ClickHouse's code for what has none

@@ -8,12 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import SecretStr
 
 from infra.local.environment import PREFIX, STACK_ONLY
 from infra.local.ports import free_port
 from infra.local.stack import Stack
 from tests.fault import case as cases
 from tests.fault.case import Case
+from tests.fault.results import FAILED as FAILED_VERDICT
+from tests.fault.results import NOT_HERE, Results, aligned
+from tests.support.cluster import Cluster
 from tests.support.oracle import Oracle
 from tests.support.traffic import Channel
 from tests.support.workers import Fleet
@@ -64,20 +68,80 @@ def channel(stack: Stack) -> Iterator[Channel]:
     channel.close()
 
 
+@pytest.fixture(scope="session")
+def results(request: pytest.FixtureRequest) -> Results:
+    return request.config.stash.setdefault(RESULTS, Results())
+
+
 @pytest.fixture
 def case(
-    request: pytest.FixtureRequest, stack: Stack, fleet: Fleet, oracle: Oracle, channel: Channel
+    request: pytest.FixtureRequest, stack: Stack, fleet: Fleet, oracle: Oracle, channel: Channel, results: Results
 ) -> Iterator[Case]:
-    name = str(request.node.name).removeprefix("test_").replace("_", " ")
-    case = Case(stack, fleet, oracle, channel, fault=name)
+    yield from run_case(request, Case(stack, fleet, oracle, channel, results, *named(request)))
+
+
+@pytest.fixture(scope="session")
+def cluster(stack: Stack) -> Iterator[Cluster]:
+    cluster = Cluster(stack.home.root)
+    try:
+        yield cluster.start()
+    finally:
+        cluster.kill_all()
+
+
+@pytest.fixture(scope="session")
+def site(stack: Stack, cluster: Cluster) -> Iterator[tuple[Fleet, Oracle, Channel]]:
+    """Workers, questions and traffic on the cluster; ClickHouse and Postgres are the stack's."""
+    home = stack.home.root / "cluster"
+    home.mkdir()
+    environ = {**stack.environ, "AFLUENTE_KAFKA_URL": cluster.url}
+    secrets = stack.settings.model_dump(include={"master_key", "postgres_url", "clickhouse_url"})
+    environ |= {f"AFLUENTE_{name.upper()}": revealed(secret) for name, secret in secrets.items()}
+    settings = stack.settings.model_copy(update={"kafka_url": cluster.url})
+    fleet, oracle, channel = Fleet(environ, home), Oracle(settings), Channel(cluster.url)
+    yield fleet, oracle, channel
+    fleet.kill_all()
+    oracle.close()
+    channel.close()
+
+
+def revealed(setting: object) -> str:
+    """A setting as a process reads it from its environment."""
+    return setting.get_secret_value() if isinstance(setting, SecretStr) else str(setting)
+
+
+@pytest.fixture
+def cluster_case(
+    request: pytest.FixtureRequest,
+    stack: Stack,
+    cluster: Cluster,
+    site: tuple[Fleet, Oracle, Channel],
+    results: Results,
+) -> Iterator[Case]:
+    cluster.mend()
+    case = Case(stack, *site, results, *named(request))
+    case.proxied_url, case.proxies = cluster.proxied_url, cluster.proxies
+    yield from run_case(request, case)
+
+
+def named(request: pytest.FixtureRequest) -> tuple[str, str]:
+    """The id of a case, by its file and name, and the same in words."""
+    module = Path(str(request.node.path)).stem.removeprefix("test_")
+    name = str(request.node.name).removeprefix("test_")
+    return f"{module}/{name}", name.replace("_", " ")
+
+
+def run_case(request: pytest.FixtureRequest, case: Case) -> Iterator[Case]:
+    """Hand the case over; a broken one must not break the next: nobody is left, nothing is frozen, the parts run."""
     yield case
+    case.end()
     if request.node.stash.get(FAILED, False):
-        cases.LINES.append((case.fault, case.fired, *[""] * 6, "FAILED"))
-        # A broken case must not break the next one: nobody is left, nothing is frozen, the parts run.
-        fleet.kill_all()
+        case.told(FAILED_VERDICT)
+        case.fleet.kill_all()
 
 
 FAILED = pytest.StashKey[bool]()
+RESULTS = pytest.StashKey[Results]()
 
 
 @pytest.hookimpl(wrapper=True)
@@ -85,18 +149,32 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
     report = yield
     if report.failed and call.when == "call":
         item.stash[FAILED] = True
-        fleet = getattr(item, "funcargs", {}).get("fleet") or getattr(item, "funcargs", {}).get("case")
-        fleet = getattr(fleet, "fleet", fleet)
-        for text in fleet.tails() if fleet is not None else ():
-            report.sections.append(("worker", text))
+        given = getattr(item, "funcargs", {})
+        for case in [one for one in given.values() if isinstance(one, Case)]:
+            for text in case.fleet.tails():
+                report.sections.append(("worker", text))
     return report
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """The rows into their file. A run of the whole folder starts the file anew."""
+    results = session.config.stash.get(RESULTS, None)
+    if results is not None and results.rows:
+        mine = {Path(str(item.path)) for item in session.items}
+        whole = set(Path(__file__).parent.glob("test_*.py")) <= mine and not session.config.option.keyword
+        for row in NOT_HERE:
+            results.add(row)
+        results.write(whole=whole)
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
     """The results, one line a case."""
-    if cases.LINES:
+    results = terminalreporter.config.stash.get(RESULTS, None)
+    if results is not None and results.rows:
         terminalreporter.section("fault suite")
         if cases.KEPT:
             terminalreporter.write_line(f"logs are kept in {cases.KEPT}")
-        for line in cases.table():
+        for line in aligned(results.rows):
             terminalreporter.write_line(line)
+        for name, caught_by in sorted(results.caught.items()):
+            terminalreporter.write_line(f"planted: {name}: caught by {', '.join(caught_by) or 'NOTHING'}")

@@ -1,15 +1,20 @@
 """Workers come, go, die and freeze while records flow: every partition has one owner, and a former one cannot write."""
 
 import signal
+import time
 
 import pytest
 
-from schemas.topics import GATEWAY_RECEIVED, TRACKING_COLLECTED
-from tests.fault.case import FROZEN, Case
-from tests.support.workers import Worker, poll
+from app.batch import TP
+from schemas.topics import BILLS_CHANGES, GATEWAY_RECEIVED, TRACKING_COLLECTED
+from tests.fault.case import FROZEN, FULL, Case
+from tests.support.children import poll
+from tests.support.workers import Worker
 
-PARTITIONS = TRACKING_COLLECTED.partitions + GATEWAY_RECEIVED.partitions
+PARTITIONS = sum(topic.partitions for topic in (TRACKING_COLLECTED, GATEWAY_RECEIVED, BILLS_CHANGES))
 EVENTS_A_SECOND = 300
+STORM_S = 60.0 if FULL else 20.0
+MOVE_EVERY_S = 2.0
 LONE, SPARE = "w0", "w1"
 
 
@@ -78,6 +83,59 @@ def test_frozen_beyond_its_session(case: Case, place: str) -> None:
     poll(lambda: share([frozen, heir]), "both share the partitions again")
     case.settle()
     assert frozen.alive
+
+
+def test_killed_during_a_rebalance(case: Case) -> None:
+    """The owner dies while partitions move from it to a newcomer: who is left finds every range, and finishes it."""
+    fleet, traffic = case.fleet, case.traffic
+    case.spread(6)
+    traffic = case.traffic
+    owner = fleet.ensure(LONE, linger_ms=0)
+    with traffic.flowing(2 * EVENTS_A_SECOND):
+        owner.run_for(1)
+        newcomer = fleet.start(SPARE, linger_ms=0, wait=False)
+        known = len(owner.lines("partitions assigned"))
+        poll(lambda: newcomer.assigned() or len(owner.lines("partitions assigned")) > known, "the group rebalances")
+        owner.kill()
+        pending = len(case.oracle.pending())
+        case.lifted()
+        poll(lambda: share([newcomer]), "the newcomer owns everything")
+    case.fired = f"{pending} ranges open"
+    case.settle()
+
+
+def test_workers_come_and_go(case: Case) -> None:
+    """Every two seconds one joins or leaves, calmly or not: no committed offset ever goes back, and work goes on."""
+    fleet = case.fleet
+    case.spread(6)
+    fleet.ensure(LONE)
+    seen: dict[TP, int] = {}
+    back: list[str] = []
+
+    def look() -> None:
+        for tp, (at, _) in case.oracle.positions().items():
+            if at < seen.get(tp, -1):
+                back.append(f"{tp}: {seen[tp]} -> {at}")
+            seen[tp] = max(at, seen.get(tp, -1))
+
+    moves = 0
+    ends = time.monotonic() + STORM_S
+    with case.traffic.flowing(EVENTS_A_SECOND):
+        while time.monotonic() < ends:
+            again = time.monotonic() + MOVE_EVERY_S
+            spare = fleet.workers.get(SPARE)
+            if spare is None or not spare.alive:
+                fleet.start(SPARE, wait=False)
+            else:
+                spare.signal(signal.SIGKILL if moves % 4 == 1 else signal.SIGTERM)
+                spare.await_exit()
+            moves += 1
+            poll(lambda until=again: look() or time.monotonic() > until, "the next move", every_s=0.3)
+        case.lifted()
+    case.fired = f"{moves} moves in {STORM_S:.0f} s"
+    case.settle()
+    assert not back, back
+    assert fleet.workers[LONE].alive
 
 
 def was_fenced(worker: Worker) -> bool:

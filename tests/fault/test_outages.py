@@ -12,10 +12,11 @@ from loadtest.drive import Drive
 from loadtest.history import Outcome
 from loadtest.tenants import dismiss, hire
 from loadtest.traffic import Request, Traffic
-from tests.fault.case import Case
-from tests.support.workers import Worker, poll
+from tests.fault.case import FULL, Case
+from tests.support.children import poll
+from tests.support.workers import Worker
 
-AWAY_S = 60.0
+AWAY_S = 300.0 if FULL else 40.0
 FROZEN_S = 20.0
 EVENTS_A_SECOND = 200
 MIB = 1 << 20

@@ -1,6 +1,7 @@
 """The dedupe state is a function of the source topic: lost, it is rebuilt; of another topic, it is dropped."""
 
 import shutil
+import signal
 
 from confluent_kafka.admin import AdminClient
 
@@ -8,7 +9,8 @@ from app.batch import TP
 from infra.local import topics as cluster
 from schemas.topics import TRACKING_COLLECTED
 from tests.fault.case import Case
-from tests.support.workers import Worker, poll
+from tests.support.children import poll
+from tests.support.workers import Worker
 
 REBUILT = "dedupe state rebuilt"
 EVENTS = 200
@@ -40,6 +42,27 @@ def test_state_deleted(case: Case) -> None:
     assert first_line(worker, REBUILT) < first_line(worker, "batch")
     dropped = sum(line["duplicates"] for line in worker.lines("batch"))
     assert dropped == len(old), "every old id was known, and no id of poison"
+
+
+def test_killed_while_rebuilding(case: Case) -> None:
+    """Half a rebuild is no state: the next start goes on with it, and old ids are known before a record is taken."""
+    fleet, traffic = case.fleet, case.traffic
+    case.spread(6)
+    traffic = case.traffic
+    fleet.ensure()
+    old = traffic.burst(600)
+    case.quiet()
+    fleet.kill_all()
+    shutil.rmtree(fleet.home / "worker" / "w0")
+    traffic.again(old)
+    worker = fleet.start(failpoints="rebuild=kill@3", wait=False)
+    assert worker.await_exit() == -signal.SIGKILL
+    assert fleet.fired("rebuild")
+    case.fired = "killed in the third partition"
+    case.lifted()
+    worker = fleet.start(wait=False)
+    case.settle()
+    assert sum(line["duplicates"] for line in worker.lines("batch")) == len(old)
 
 
 def recreate(case: Case) -> None:

@@ -8,7 +8,7 @@ from app.lifecycle import EXIT_NOT_DRAINED, EXIT_UNKNOWN_FAILURE
 from loadtest.traffic import TRACKING
 from schemas.topics import TRACKING_COLLECTED
 from tests.fault.case import Case
-from tests.support.workers import poll
+from tests.support.children import poll
 
 BROKEN_RECORDS = 200
 

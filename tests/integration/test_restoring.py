@@ -8,7 +8,7 @@ import pytest
 from app import codec
 from app.sinks.clickhouse import ClickHouseSink
 from app.sinks.container import Row
-from app.sinks.restoring import restore
+from app.sinks.restoring import Beginnings, lacking, restore
 from tests.support.edge_parts import Parts
 
 TENANT = "018f0000-0000-7000-8000-000000000001"
@@ -61,3 +61,26 @@ async def test_rows_that_are_there_are_left_alone(parts: Parts, sink: ClickHouse
         await restore(sink, "tracking_events", version, ("tracking.collected", 5), rows, token="holes")
     query = "SELECT count(), uniqExact(_offset) FROM afluente.tracking_events WHERE _partition = 5"
     assert parts.clickhouse(query).split() == ["3", "3"]
+
+
+async def test_rows_that_are_there_are_left_out_before(parts: Parts, sink: ClickHouseSink) -> None:
+    """Without any token to go by, the rows that the table has are told from those that it lacks."""
+    version = codec.schema("tracking-event").latest
+    rows = rows_at(*range(200, 210))
+    source = ("tracking.collected", 6)
+    await sink.insert("tracking_events", version, source, rows[:4], "some")
+    assert await lacking(sink, "tracking_events", version, source, rows) == rows[4:]
+
+
+async def test_a_topic_made_again_has_other_rows_at_the_same_offsets(parts: Parts, sink: ClickHouseSink) -> None:
+    """Rows of a former topic of that name do not stand in for the new ones."""
+    version = codec.schema("tracking-event").latest
+    source = ("tracking.collected", 7)
+    await sink.insert("tracking_events", version, source, rows_at(*range(10)), "former topic")
+    again = [Row(row.offset - 300, row.value) for row in rows_at(*range(300, 310))]
+    assert await lacking(sink, "tracking_events", version, source, again) == again
+    beginnings = Beginnings(sink, ["tracking_events"])
+    beginnings.add(source)
+    assert await beginnings.comes_again(source, 9)
+    assert not await beginnings.comes_again(source, 10)
+    assert not await beginnings.comes_again(source, 0), "asked once, until it begins anew"

@@ -112,9 +112,9 @@ class Parts:
     def cli(self, *arguments: str, stdin: str = "") -> Any:
         """A command of the edge's command modules, its JSON output parsed."""
         code = (
-            "import typer, sys\nfrom infra.local.commands import key, tenant, webhook\n"
+            "import typer, sys\nfrom infra.local.commands import bills, key, tenant, webhook\n"
             "app = typer.Typer()\n"
-            "for m, n in ((tenant, 'tenant'), (key, 'key'), (webhook, 'webhook')): app.add_typer(m.app, name=n)\napp()"
+            "for m, n in ((bills, 'bills'), (tenant, 'tenant'), (key, 'key'), (webhook, 'webhook')): app.add_typer(m.app, name=n)\napp()"
         )
         done = subprocess.run(
             [sys.executable, "-c", code, *arguments],

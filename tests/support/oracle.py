@@ -5,8 +5,11 @@ Counting is loadtest/history.py's; this adds the consumer group's own view and t
 
 import asyncio
 import time
-from collections.abc import Callable
+import zlib
+from collections import Counter
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any
 
 import httpx
@@ -18,7 +21,7 @@ from app.batch import TP
 from app.dlq import SOURCE_OFFSET, SOURCE_PARTITION, SOURCE_TOPIC, SOURCE_TOPIC_ID
 from app.ranges import Range
 from app.settings import GROUP_ID, Settings
-from loadtest.history import History, Verdict
+from loadtest.history import History, Stream, Verdict
 from loadtest.rows import Rows, verdicts
 from loadtest.traffic import SALES, TRACKING
 from schemas.envelope import header
@@ -26,6 +29,8 @@ from schemas.topics import GATEWAY_RECEIVED, GATEWAY_RECEIVED_DLQ, TRACKING_COLL
 
 MARK = "test_mark"  # header of a poison record: which one it is, whatever else is wrong with it
 ASK_S = 10.0
+PAGE_ROWS = 1_000
+PATHS = {TRACKING: "/tracking/events", SALES: "/sales"}
 EXAMPLES_MAX = 5  # of each kind of fault and tenant
 POLL_S = 0.2
 SOURCES = (TRACKING_COLLECTED, GATEWAY_RECEIVED)
@@ -37,6 +42,11 @@ UNMERGED = {
     "parts_to_throw_insert": 100_000,
 }
 COORDINATES = (SOURCE_TOPIC, SOURCE_TOPIC_ID, SOURCE_PARTITION, SOURCE_OFFSET)
+
+
+def worth(event_id: str) -> Decimal:
+    """What an event of the suite is worth: known to whoever knows its id, and hardly ever the same twice."""
+    return Decimal(zlib.crc32(event_id.encode()) % 10_000_000).scaleb(-2)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,11 +62,14 @@ class Finding:
     dead: int
     dead_missing: int
     dead_strange: int
+    money_off: Decimal = Decimal(0)  # what the tables sum up to, less what their events are worth
     examples: tuple[str, ...] = ()  # places of rows that are there twice, and ids that are missing or strange
 
     @property
     def right(self) -> bool:
-        return not (self.missing or self.duplicates or self.phantom or self.dead_missing or self.dead_strange)
+        return not (
+            self.missing or self.duplicates or self.phantom or self.dead_missing or self.dead_strange or self.money_off
+        )
 
 
 class Oracle:
@@ -99,6 +112,13 @@ class Oracle:
         partitions = set(self.ends(*(topic.name for topic in SOURCES)))
         return asyncio.run(progress.read(self._settings.kafka_url, GROUP_ID, partitions))
 
+    def answers(self) -> bool:
+        """Whether Kafka says where the group is."""
+        try:
+            return bool(self.positions())
+        except (KafkaError, KafkaException):
+            return False
+
     def pending(self) -> list[Range]:
         """The ranges that are open."""
         return [span for _, span in self.positions().values() if span is not None]
@@ -112,18 +132,27 @@ class Oracle:
             if span is not None or max(committed, 0) < ends[tp]
         }
 
-    def await_quiet(self, check: Callable[[], None], timeout_s: float) -> None:
-        """Until all that is in Kafka is durable and nothing is pending. `check` may raise to end the wait."""
+    def await_quiet(self, check: Callable[[], None], timeout_s: float) -> float:
+        """Until all that is in Kafka is durable and nothing is pending; when a commit was first seen to move.
+
+        `check` may raise to end the wait.
+        """
         deadline = time.monotonic() + timeout_s
         left: object = "nothing was asked"
+        first: dict[TP, tuple[int, int]] | None = None
+        moved_at = 0.0
         while time.monotonic() < deadline:
             check()
             try:
-                left = self.behind()
+                left = behind = self.behind()
             except (KafkaError, KafkaException) as error:
                 left = error
-            if not left:
-                return
+            else:
+                first = behind if first is None else first
+                if not moved_at and any(tp not in behind or behind[tp][0] > at for tp, (at, _) in first.items()):
+                    moved_at = time.monotonic()
+                if not behind:
+                    return moved_at or time.monotonic()
             time.sleep(POLL_S)
         raise AssertionError(f"not quiet within {timeout_s:.0f} s: {left}")
 
@@ -152,8 +181,13 @@ class Oracle:
         self._kafka.unassign()
         return found
 
-    def judge(self, history: History, poison: set[str], dead_since: dict[TP, int]) -> Finding:
-        """The verdict on a case: its history against the tables, its poison against the DLQs."""
+    def judge(
+        self, history: History, poison: set[str], dead_since: dict[TP, int], priced: Collection[str] = ()
+    ) -> Finding:
+        """The verdict on a case: its history against the tables, its poison against the DLQs.
+
+        The events of the tenants in `priced` are worth `worth(id)`: the tables must sum up to that.
+        """
         found: list[Verdict] = verdicts(self._rows, history)
         dead = list(self.dead(dead_since).values())
         return Finding(
@@ -166,8 +200,32 @@ class Oracle:
             dead=len(dead),
             dead_missing=len(poison - set(dead)),
             dead_strange=len(dead) - len(poison & set(dead)),
+            money_off=sum((self._money_off(one.stream) for one in found if one.stream.tenant_id in priced), Decimal(0)),
             examples=tuple(text for one in found for text in self._examples(one)),
         )
+
+    def in_offset_order(self, stream: Stream) -> list[int]:
+        """The times of a stream's rows, in milliseconds, in the order of their source offsets."""
+        return self._rows.times(stream)
+
+    def read_back(self, edge_url: str, stream: Stream, read_key: str) -> dict[str, int]:
+        """How often each event is in the pages of the public API: what a tenant sees of itself."""
+        found: Counter[str] = Counter()
+        cursor: dict[str, str] = {}
+        with httpx.Client(headers={"Authorization": f"Bearer {read_key}"}, timeout=ASK_S, trust_env=False) as client:
+            while True:
+                parameters = {"limit": str(PAGE_ROWS), **cursor}
+                answer = client.get(f"{edge_url}{PATHS[stream.table]}", params=parameters)
+                assert answer.status_code == 200, answer.text
+                page = answer.json()
+                found.update(item["event_id"] for item in page["items"])
+                if page["next_cursor"] is None:
+                    return dict(found)
+                cursor = {"cursor": page["next_cursor"]}
+
+    def _money_off(self, stream: Stream) -> Decimal:
+        worthy = sum((worth(key) for key in self._rows.keys(stream)), Decimal(0))
+        return self._rows.money(stream) - worthy
 
     def _examples(self, verdict: Verdict) -> list[str]:
         texts = [f"missing {key}" for key in verdict.missing[:EXAMPLES_MAX]]

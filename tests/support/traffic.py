@@ -7,7 +7,6 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from decimal import Decimal
 
 from app import codec
 from app.partition_key import partition_key
@@ -17,7 +16,7 @@ from loadtest.traffic import TRACKING
 from schemas import envelope
 from schemas.topics import TRACKING_COLLECTED
 from schemas.tracking import CLICK, TRACKING_EVENT
-from tests.support.oracle import MARK
+from tests.support.oracle import MARK, worth
 
 CONFIRM_S = 120.0  # longer than any outage of the suite
 RETRY_S = 0.2
@@ -133,6 +132,17 @@ class Traffic:
             thread.join(CONFIRM_S)
         assert not faults, f"the traffic failed: {faults[0]!r}"
 
+    def deadly(self, mark: str, count: int = 1) -> list[str]:
+        """Send whole records with a header that the build of tests/fault/pills.py dies of; they belong into the DLQ."""
+        ids = [str(uuid.uuid4()) for _ in range(count)]
+        records = [self._record(self.tenants[0], event_id) for event_id in ids]
+        self.poison.update(ids)
+        for event_id, one in zip(ids, records, strict=True):
+            one.headers.extend([(mark, b"1"), (MARK, event_id.encode())])
+        with self._lock:
+            self._channel.send(records)
+        return ids
+
     def _send(self, copies: list[tuple[str, str]], poison: list[Record], padding: int) -> None:
         records = [self._record(tenant, event_id, padding) for tenant, event_id in copies]
         for one in poison:
@@ -163,7 +173,7 @@ class Traffic:
             "occurred_at": now_ms,
             "received_at": now_ms,
             "url": "https://shop.example/" + "x" * padding,
-            "value": Decimal("19.9000"),
+            "value": worth(event_id),
             "currency": "BRL",
         }
         return self._schema.encode(event)

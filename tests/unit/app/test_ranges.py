@@ -53,6 +53,17 @@ def test_a_pending_range_survives_the_commit_metadata(span: Range) -> None:
 
 
 @given(SPANS)
+def test_deliveries_are_counted_and_are_no_part_of_the_range(span: Range) -> None:
+    """The next owner reads how often the range was begun; its name and its bounds stay what they were."""
+    again = span.again().again()
+    found = Range.from_metadata(again.metadata())
+    assert found == span
+    assert found.deliveries == 3
+    assert token("p", "t", 1, again) == token("p", "t", 1, span)
+    assert "deliveries" not in span.metadata(), "a worker from before the count reads a first delivery"
+
+
+@given(SPANS)
 def test_the_metadata_of_any_range_fits_the_brokers_limit(span: Range) -> None:
     """A longer text would be refused by the broker: no range may ever make one."""
     assert len(span.metadata().encode()) <= METADATA_BYTES_MAX

@@ -13,7 +13,7 @@ ROWS = 20_000
 MEMORY_LIMIT_EXCEEDED = "241"
 MIB = 1 << 20
 WHOLE_BLOCK = {"max_insert_block_size": "1048576", "min_insert_block_size_rows": "1048576"}
-BODY = avro_container([{"a": number, "b": f"{number:01000}"} for number in range(ROWS)], SCHEMA)
+BODY = avro_container([{"a": ROWS - number, "b": f"{number:01000}"} for number in range(ROWS)], SCHEMA)
 
 
 @pytest.fixture(scope="module")

@@ -103,7 +103,7 @@ def lag(
         total = sum(row.lag for row in rows)
         stuck = sorted({row.pipeline for row in rows if row.state == "stuck"})
         print_json({
-            "group": GROUP_ID, "lag": total, "stuck": stuck, "partitions": [row.document for row in rows],
+            "group": settings.group_id, "lag": total, "stuck": stuck, "partitions": [row.document for row in rows],
             "slot": _slot_document(_slot(settings)),
         })  # fmt: skip
         return

@@ -7,7 +7,7 @@ DEV := $(VENV)/.installed-dev
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --require-hashes --no-deps --progress-bar on
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev up down clean demo test test-fault fault-table soak bench check lock FORCE
+.PHONY: help setup setup-dev up down clean demo test test-fault fault-table soak bench bench-bills check lock FORCE
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -26,8 +26,9 @@ down: setup ## stop them; the data stays
 clean: setup ## stop them and remove the data (AFLUENTE_HOME)
 	@./afluente clean --yes
 
-demo: setup ## real traffic through all of it, a worker killed on the way, and the count at the end
+demo: setup ## real traffic and a killed worker, then bills by CDC; each must come out right
 	@./afluente demo
+	@./afluente demo bills
 
 test: setup-dev ## all tests but the fault suite, on real parts
 	@$(BIN)/python -m pytest -q --ignore=tests/fault
@@ -43,6 +44,9 @@ soak: setup-dev ## random faults of all kinds, then a count: MINUTES=20 SEED=1
 
 bench: setup-dev ## the benchmarks of loadtest/, with their conditions
 	@$(BIN)/python -m loadtest.bench
+
+bench-bills: setup-dev ## bills from Postgres to ClickHouse at full size: an hour (AFLUENTE_BENCH_SCALE=0.02: minutes)
+	@$(BIN)/python -m loadtest.bills_bench
 
 check: setup-dev ## format, lint, types, import rules
 	@$(BIN)/ruff format --check .

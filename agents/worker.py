@@ -16,12 +16,12 @@ from agents import topology
 from app import failpoints, progress
 from app.dedup import Seen
 from app.health import serve
-from app.lifecycle import stop_loudly
+from app.lifecycle import settle_garbage_collection, stop_loudly
 from app.ownership import Ownership, describe
 from app.pipeline import Loop, Parts, Pipeline
 from app.producer import Producer
 from app.progress import Progress
-from app.settings import GROUP_ID, Settings
+from app.settings import Settings
 from app.sinks.clickhouse import ClickHouseSink
 from app.stream import App, create_app
 from app.telemetry import logs, metrics, traces
@@ -82,6 +82,7 @@ class Worker:
         )
         for pipeline in self.pipelines:
             self._loops[pipeline.reads.name] = self._loop_class(pipeline, parts, self._tables[pipeline.reads.name])
+        settle_garbage_collection()
         self._health = await serve(self.settings.worker_host, self.settings.worker_port, self.missing, self.refresh)
 
     async def _check(self) -> None:
@@ -94,7 +95,7 @@ class Worker:
         topics = {topic.name for pipeline in self.pipelines for topic in (pipeline.reads, pipeline.dead)}
         topics |= {emits.topic.name for pipeline in self.pipelines for emits in pipeline.emits}
         await asyncio.to_thread(describe, self.settings.kafka_url, topics)
-        probe_group = f"{GROUP_ID}-metadata-probe"
+        probe_group = f"{self.settings.group_id}-metadata-probe"
         await progress.check_metadata_kept(self.settings.kafka_url, self.pipelines[0].reads.name, probe_group)
 
     def missing(self) -> list[str]:

@@ -8,6 +8,7 @@ import orjson
 from starlette.requests import Request
 
 from api.errors import Refusal
+from api.head import header
 from api.limits import Hold
 
 BODY_BYTES_MAX: Final = 1 << 20  # on the wire, of any request; also what a record of gateway.received can carry
@@ -23,7 +24,7 @@ _PLAIN: Final = frozenset({"", "identity", "gzip"})
 
 async def read(request: Request, hold: Hold) -> bytes:
     """The raw bytes, at most BODY_BYTES_MAX of them, counted against what is in flight as they arrive."""
-    announced = request.headers.get("content-length", "")
+    announced = header(request.scope, b"content-length") or ""
     if announced.isdecimal() and int(announced) > DRAINED_BYTES_MAX:
         _too_large(close=True)
     chunks: list[bytes] = []
@@ -52,7 +53,7 @@ async def read(request: Request, hold: Hold) -> bytes:
 
 def inflate(raw: bytes, request: Request, hold: Hold) -> bytes:
     """The body without its gzip, recognised by its first bytes: sendBeacon cannot set Content-Encoding."""
-    coding = request.headers.get("content-encoding", "").strip().lower()
+    coding = (header(request.scope, b"content-encoding") or "").strip().lower()
     if coding not in _PLAIN:
         raise Refusal(415, "content_encoding", "Content-Encoding may be gzip or identity")
     if not raw.startswith(GZIP_MAGIC):

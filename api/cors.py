@@ -13,6 +13,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.errors import Refusal
+from api.head import header
 from app.credentials import Credential
 
 ANY: Final = "*"
@@ -33,7 +34,7 @@ _PREFLIGHT_HEADERS: Final = [
 
 def admit_origin(request: Request, credential: Credential) -> None:
     """Refuse a page the tenant does not list; let a listed one read the answer."""
-    origin = request.headers.get("origin")
+    origin = header(request.scope, b"origin")
     if origin is None or not credential.cors_origins:
         return
     if origin not in credential.cors_origins and ANY not in credential.cors_origins:
@@ -43,7 +44,7 @@ def admit_origin(request: Request, credential: Credential) -> None:
 
 def allow_reading(scope: Scope, answer: Response) -> None:
     """Write into an answer what `admit_origin` granted to the page that asks."""
-    if any(name == b"origin" for name, _ in scope["headers"]):
+    if header(scope, b"origin") is not None:
         _grant(scope, answer.headers)
 
 

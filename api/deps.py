@@ -10,7 +10,10 @@ from api.bills_store import BillsStore
 from api.cors import admit_origin
 from api.cursor import Cursors
 from api.errors import Refusal
-from api.limits import InFlight, Rates
+from api.head import header
+from api.limits import Admission, InFlight, Rates
+from api.page_live import LiveFeed
+from api.page_session import Sessions
 from api.reading_store import ReadingStore
 from app.codec import Codec
 from app.credentials import Credential, Credentials, Kind
@@ -30,10 +33,13 @@ class Edge:
     codec: Codec
     people: Pseudonymiser
     in_flight: InFlight
+    admission: Admission
     rates: Rates
     store: ReadingStore
     cursors: Cursors
     analytics: Analytics
+    live: LiveFeed
+    sessions: Sessions
     bills: BillsStore
 
 
@@ -45,14 +51,14 @@ def edge_of(request: Request) -> Edge:
 
 async def writer(request: Request, query_name: str) -> Credential:
     """Who sends: a write key as Bearer, in X-Write-Key, or in the query (a beacon can set no header)."""
-    key = _bearer(request) or request.headers.get("x-write-key", "") or request.query_params.get(query_name, "")
+    key = _bearer(request) or header(request.scope, b"x-write-key") or request.query_params.get(query_name, "")
     where = f"as 'Authorization: Bearer', in X-Write-Key or as ?{query_name}="
     return await _resolve(request, key, "write", where)
 
 
 async def reader(request: Request) -> Credential:
     """Who reads: a read key as Bearer or in X-Read-Key. Never in the query: addresses end in histories and logs."""
-    key = _bearer(request) or request.headers.get("x-read-key", "")
+    key = _bearer(request) or header(request.scope, b"x-read-key") or ""
     return await _resolve(request, key, "read", "as 'Authorization: Bearer' or in X-Read-Key")
 
 
@@ -79,7 +85,7 @@ async def _resolve(request: Request, key: str, kind: Kind, where: str) -> Creden
 
 
 def _bearer(request: Request) -> str:
-    value = request.headers.get("authorization", "")
+    value = header(request.scope, b"authorization") or ""
     return value[len(BEARER) :] if value[: len(BEARER)].lower() == BEARER else ""
 
 

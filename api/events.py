@@ -18,6 +18,8 @@ EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 MILLISECOND: Final = timedelta(milliseconds=1)
 _RFC3339: Final = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d{1,9})?([Zz]|[+-]\d\d:\d\d)", re.ASCII)
 _FAULTS_MAX: Final = 10  # of one event
+_BEFORE_MAX: Final = timedelta(days=tracking.OCCURRED_BEFORE_DAYS_MAX)
+_AHEAD_MAX: Final = timedelta(seconds=tracking.OCCURRED_AHEAD_S_MAX)
 
 
 def _rfc3339(value: object) -> datetime:
@@ -112,8 +114,8 @@ class Reader:
         self._people = people
         self._now = now
         self._received_ms = (now - EPOCH) // MILLISECOND
-        self._earliest = now - timedelta(days=tracking.OCCURRED_BEFORE_DAYS_MAX)
-        self._latest = now + timedelta(seconds=tracking.OCCURRED_AHEAD_S_MAX)
+        self._earliest = now - _BEFORE_MAX
+        self._latest = now + _AHEAD_MAX
         self.warnings: list[Fault] = []
 
     def record(self, document: object, pointer: str, sent_at: datetime | None = None) -> dict[str, Any]:

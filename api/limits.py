@@ -1,5 +1,6 @@
 """What the edge refuses so that it stays up: bytes in flight for all, events a second for one tenant."""
 
+import asyncio
 import math
 import time
 from collections import OrderedDict
@@ -8,9 +9,43 @@ from typing import Final, Self
 
 from api.errors import Refusal, unavailable
 from app.credentials import Credential
+from app.producer import Producer
 from app.telemetry import metrics
 
 BUCKETS_MAX: Final = 20_000  # tenants whose rate is remembered; forgetting one gives it a full second once
+
+
+# An accepted request waits for its turn of the loop, works in it, and learns of its confirmation in the next: with the
+# refusals of the others that stays well under a second.
+TURN_S_MAX: Final = 0.2
+CONFIRMING_S_MAX: Final = 0.3  # Kafka has more than it can; what comes on top would wait longer still
+AWAITED_MIN: Final = 256  # sends below which a slow Kafka is a slow Kafka and no overload
+
+
+class Admission:
+    """Refuses what would be answered too late, before anything is spent on it.
+
+    A turn of the event loop runs everything that is ready. Under overload that is all connections at once, so the work
+    of one turn is bounded: what comes to its turn later than TURN_S_MAX gets 503.
+    """
+
+    def __init__(self, producer: Producer, clock: Callable[[], float] = time.perf_counter) -> None:
+        self._producer = producer
+        self._clock = clock
+        self._turn_began: float | None = None
+
+    def admit(self) -> None:
+        """Go on, or refuse."""
+        now = self._clock()
+        if self._turn_began is None:
+            self._turn_began = now
+            asyncio.get_running_loop().call_soon(self._next_turn)
+        late = now - self._turn_began > TURN_S_MAX
+        if late or (self._producer.awaited >= AWAITED_MIN and self._producer.oldest_s > CONFIRMING_S_MAX):
+            raise unavailable("busy", "this edge has more to do than it can. Send the same request again.")
+
+    def _next_turn(self) -> None:
+        self._turn_began = None
 
 
 class InFlight:

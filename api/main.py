@@ -20,6 +20,7 @@ from api import (
     contract,
     errors,
     health,
+    page,
     reading,
     snippet,
     tracking,
@@ -30,8 +31,10 @@ from api.cors import Cors
 from api.cursor import Cursors
 from api.deps import Edge
 from api.direct import Direct
-from api.limits import InFlight, Rates
+from api.limits import Admission, InFlight, Rates
 from api.observe import Observe
+from api.page_live import LiveFeed
+from api.page_session import Sessions
 from api.reading_store import ReadingStore
 from api.server import allow_connections, config_for
 from app import credentials, failpoints
@@ -57,18 +60,23 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         master_key = settings.master_key_bytes
         provider = traces.configure("afluente-edge", settings.otlp_endpoint)
         pool = await credentials.connect(settings.postgres_url.get_secret_value())
+        producer = Producer(settings.kafka_url, timeout_ms=settings.produce_timeout_ms, client_id="afluente-edge")
         store = ReadingStore(settings)
+        keys = credentials.Credentials(pool, master_key, cache_s=settings.credential_cache_s)
         bills_pool = await bills_store.connect(settings.postgres_url.get_secret_value())
         edge = Edge(
-            credentials=credentials.Credentials(pool, master_key, cache_s=settings.credential_cache_s),
-            producer=Producer(settings.kafka_url, timeout_ms=settings.produce_timeout_ms, client_id="afluente-edge"),
+            credentials=keys,
+            producer=producer,
             codec=Codec.load(settings.schema_registry_url),
             people=Pseudonymiser(master_key),
             in_flight=InFlight(settings.edge_in_flight_bytes_max),
+            admission=Admission(producer),
             rates=Rates(),
             store=store,
             cursors=Cursors(master_key),
             analytics=Analytics(store, settings),
+            live=LiveFeed(store),
+            sessions=Sessions(master_key, keys),
             bills=bills_store.BillsStore(bills_pool),
         )
         sweep = bills_overdue.Sweep(edge.bills)
@@ -83,6 +91,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         await sweep.stop()
         await app.state.probes.stop()
         await edge.producer.close()
+        await edge.live.close()
         await edge.analytics.answers.close()
         await edge.store.close()
         await bills_pool.close()
@@ -93,10 +102,12 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app = FastAPIOffline(
         title="Afluente", version="0.1.0", description=contract.DESCRIPTION, lifespan=lifespan, redoc_url=None
     )
+    app.state.is_ending = lambda: False
     app.include_router(tracking.router)
     app.include_router(webhooks.router)
     app.include_router(reading.router)
     app.include_router(analytics.router)
+    app.include_router(page.router)
     app.include_router(bills.router)
     app.include_router(health.router)
     app.include_router(snippet.router)
@@ -115,13 +126,15 @@ def main() -> None:
         settings.master_key_bytes  # noqa: B018 - asked for its error, before anything is started
     except ValueError as error:
         sys.exit(f"the edge does not start: {error}")
-    # uvicorn drains, then raises the signal it got once more for whoever started it: let that end with status 0.
     gc.set_threshold(GC_ALLOCATIONS)
     allow_connections(settings.edge_connections_max)
+    # uvicorn drains, then raises the signal it got once more for whoever started it: let that end with status 0.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda _number, _frame: None)
     app = create_app(settings)
-    uvicorn.Server(config_for(Direct(app, tracking.router), settings)).run()
+    server = uvicorn.Server(config_for(Direct(app, tracking.router), settings))
+    app.state.is_ending = lambda: server.should_exit  # streams end themselves; nobody waits for them
+    server.run()
 
 
 if __name__ == "__main__":

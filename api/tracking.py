@@ -15,6 +15,7 @@ from api import body, contract
 from api.deps import Edge, edge_of, writer
 from api.errors import ERRORS_MAX, Fault, Refusal
 from api.events import Reader, Rejected, sent_at_of
+from api.head import header
 from app import failpoints
 from app.credentials import Credential
 from app.partition_key import partition_key
@@ -24,9 +25,9 @@ from schemas import envelope, tracking
 from schemas.topics import TRACKING_COLLECTED
 
 router: Final = APIRouter(prefix="/track", tags=["tracking"])
-EVENTS_IN_A_ROW: Final = 100  # then the loop serves others: about 3 ms of work
+EVENTS_IN_A_ROW: Final = 250  # then the loop serves others: about 5 ms of work
 
-Accepted = dict[str, Any]
+NOT_STORED: Final = {"Cache-Control": "no-store"}
 
 
 @router.post("/click", **contract.TRACK_ONE_TYPE)
@@ -56,11 +57,12 @@ async def batch(request: Request) -> Response:
 async def _collect(request: Request, event_type: str | None) -> Response:
     edge = edge_of(request)
     with (
-        traces.span("edge.track", request.headers.get("traceparent"), SpanKind.PRODUCER),
+        traces.span("edge.track", header(request.scope, b"traceparent"), SpanKind.PRODUCER),
         edge.in_flight.hold() as hold,
     ):
         credential = await writer(request, "k")
         raw = await body.read(request, hold)
+        edge.admission.admit()
         document = body.parse(body.inflate(raw, request, hold))
         events, pointer, sent_at = _events(document)
         edge.rates.spend(credential, len(events))
@@ -129,4 +131,4 @@ def _answer(accepted: list[dict[str, Any]], rejected: list[tuple[int, list[Fault
     }
     if warnings:
         content["warnings"] = warnings[:ERRORS_MAX]
-    return Response(orjson.dumps(content), 202, {"Cache-Control": "no-store"}, "application/json")
+    return Response(orjson.dumps(content), 202, NOT_STORED, "application/json")

@@ -4,6 +4,7 @@ Sits between the transport, which feeds records in offset order, and the loop, w
 Pure: time is an argument.
 """
 
+from bisect import bisect_right
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,12 +23,8 @@ class TP(NamedTuple):
 
 
 class Record(Protocol):
-    """What the spine reads of a Kafka record; aiokafka's `ConsumerRecord` is one."""
+    """What the spine reads of a Kafka record; aiokafka's `DefaultRecord` is one."""
 
-    @property
-    def topic(self) -> str: ...
-    @property
-    def partition(self) -> int: ...
     @property
     def offset(self) -> int: ...
     @property
@@ -60,9 +57,19 @@ class Bounds:
     linger_s: float
 
 
-def record_bytes(record: Record) -> int:
-    """What a record costs in memory, in bytes: its value, its key, and the objects around them."""
-    return len(record.value or b"") + len(record.key or b"") + RECORD_OVERHEAD_BYTES
+def records_bytes(records: Sequence[Record]) -> int:
+    """What records cost in memory, in bytes: their values, their keys, and the objects around them."""
+    sizes = [len(record.value or b"") + len(record.key or b"") for record in records]
+    return sum(sizes) + RECORD_OVERHEAD_BYTES * len(sizes)
+
+
+@dataclass(slots=True)
+class _Poll:
+    """What one poll brought and is not taken yet: what remains after a cut is as old as it is."""
+
+    records: list[Record]
+    size_bytes: int
+    at: float
 
 
 class Accumulator:
@@ -72,14 +79,13 @@ class Accumulator:
         self.tp = tp
         self.bounds = bounds
         self.size_bytes = 0
-        self._records: deque[Record] = deque()
-        # Last offset and time of each poll that still has records here: what remains after a cut is as old as it is.
-        self._polls: deque[tuple[int, float]] = deque()
+        self._rows = 0
+        self._polls: deque[_Poll] = deque()
         self._replay: tuple[int, int] | None = None
         self._last_offset = -1
 
     def __len__(self) -> int:
-        return len(self._records)
+        return self._rows
 
     def replay(self, first: int, last: int) -> None:
         """Cut the next batch exactly at `first..last`, however many polls that takes."""
@@ -94,10 +100,11 @@ class Accumulator:
                 f"{self.tp.topic}[{self.tp.partition}] went back from offset {self._last_offset} "
                 f"to {records[0].offset}: the topic was re-created or its log truncated"
             )
-        self._records.extend(records)
-        self._polls.append((records[-1].offset, now))
+        poll = _Poll(list(records), records_bytes(records), now)
+        self._polls.append(poll)
         self._last_offset = records[-1].offset
-        self.size_bytes += sum(map(record_bytes, records))
+        self._rows += len(poll.records)
+        self.size_bytes += poll.size_bytes
 
     @property
     def replaying(self) -> bool:
@@ -113,15 +120,15 @@ class Accumulator:
         return self._over()
 
     def _over(self) -> bool:
-        return len(self._records) >= self.bounds.rows_max or self.size_bytes >= self.bounds.bytes_max
+        return self._rows >= self.bounds.rows_max or self.size_bytes >= self.bounds.bytes_max
 
     def due_at(self) -> float | None:
         """The time at which `cut` gives a batch without more records coming, or None when it never does."""
         if self._replay is not None:
-            return self._polls[0][1] if self._last_offset >= self._replay[1] else None
-        if not self._records:
+            return self._polls[0].at if self._last_offset >= self._replay[1] else None
+        if not self._polls:
             return None
-        oldest_at = self._polls[0][1]
+        oldest_at = self._polls[0].at
         return oldest_at if self._over() else oldest_at + self.bounds.linger_s
 
     def cut(self, now: float) -> RecordBatch | None:
@@ -133,30 +140,52 @@ class Accumulator:
             return self._cut_replay(now)
         taken: list[Record] = []
         size = 0
-        while self._records and len(taken) < self.bounds.rows_max:
-            step = record_bytes(self._records[0])
-            if taken and size + step > self.bounds.bytes_max:
+        # Whole polls are taken without looking at each record; only the one that does not fit is.
+        while self._polls and len(taken) < self.bounds.rows_max:
+            poll = self._polls[0]
+            count = len(poll.records)
+            if len(taken) + count > self.bounds.rows_max or size + poll.size_bytes > self.bounds.bytes_max:
+                count = self._room(poll, self.bounds.rows_max - len(taken), self.bounds.bytes_max - size, bool(taken))
+            if not count:
                 break
-            taken.append(self._records.popleft())
-            size += step
-        return self._batch(taken, size, taken[0].offset, taken[-1].offset, replayed=False)
+            size += self._take(count, taken)
+        return RecordBatch(self.tp, taken[0].offset, taken[-1].offset, taken)
+
+    @staticmethod
+    def _room(poll: _Poll, rows: int, size_max: int, some_taken: bool) -> int:
+        """How many of the poll's first records still fit; one at least, when nothing is taken yet."""
+        size = 0
+        for count, record in enumerate(poll.records[:rows]):
+            size += records_bytes((record,))
+            if size > size_max and (some_taken or count):
+                return count
+        return min(rows, len(poll.records))
 
     def _cut_replay(self, now: float) -> RecordBatch | None:
         assert self._replay is not None
         first, last = self._replay
         self._replay = None
         taken: list[Record] = []
-        while self._records and self._records[0].offset <= last:
-            taken.append(self._records.popleft())
-        size = sum(map(record_bytes, taken))
+        while self._polls and self._polls[0].records[0].offset <= last:
+            self._take(bisect_right(self._polls[0].records, last, key=lambda record: record.offset), taken)
         if not taken:
             # Retention or compaction has passed the whole range: nothing is left to replay.
             return self.cut(now)
         # The bounds stay those of the first attempt although offsets may have holes: the token is made of them.
-        return self._batch(taken, size, first, last, replayed=True)
+        return RecordBatch(self.tp, first, last, taken, replayed=True)
 
-    def _batch(self, taken: list[Record], size: int, first: int, last: int, *, replayed: bool) -> RecordBatch:
-        self.size_bytes -= size
-        while self._polls and self._polls[0][0] <= taken[-1].offset:
+    def _take(self, count: int, taken: list[Record]) -> int:
+        """Move the first `count` records of the oldest poll into `taken`; returns their bytes."""
+        poll = self._polls[0]
+        if count == len(poll.records):
             self._polls.popleft()
-        return RecordBatch(self.tp, first, last, taken, replayed=replayed)
+            size, part = poll.size_bytes, poll.records
+        else:
+            part = poll.records[:count]
+            size = records_bytes(part)
+            del poll.records[:count]
+            poll.size_bytes -= size
+        taken += part
+        self._rows -= count
+        self.size_bytes -= size
+        return size

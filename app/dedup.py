@@ -5,13 +5,13 @@ The table maps an event id to the offset that first carried it. An equal offset 
 attempt. What the table holds is a function of the source topic and its DLQ, so these are its changelog.
 """
 
-import hashlib
 import shutil
 import struct
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from hashlib import blake2b
 from typing import Any
 
 import faust
@@ -70,7 +70,7 @@ class Applied:
 
 def event_key(tenant: bytes, event_id: bytes) -> bytes:
     """The table's key of one event: ids are unique per tenant, so the tenant is part of it."""
-    return hashlib.blake2b(tenant + b"/" + event_id, digest_size=KEY_BYTES).digest()
+    return blake2b(tenant + b"/" + event_id, digest_size=KEY_BYTES).digest()
 
 
 def first_carriers(

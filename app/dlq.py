@@ -77,9 +77,9 @@ def entry(dlq: str, dead: Dead, span: Range, pipeline: str, described: Headers =
     record = dead.record
     headers = [(name, value) for name, value in record.headers if not name.startswith(PREFIX)]
     headers += [
-        (SOURCE_TOPIC, record.topic.encode()),
+        (SOURCE_TOPIC, span.topic.encode()),
         (SOURCE_TOPIC_ID, span.topic_id.encode()),
-        (SOURCE_PARTITION, str(record.partition).encode()),
+        (SOURCE_PARTITION, str(span.partition).encode()),
         (SOURCE_OFFSET, str(record.offset).encode()),
         (SOURCE_TIMESTAMP, str(record.timestamp).encode()),
         # A detail may quote what a tenant's JSON held, lone surrogates included.

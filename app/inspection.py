@@ -45,22 +45,43 @@ def inspect(records: Sequence[Record], schema: Schema) -> tuple[list[Inspected],
     """Split a batch into records to go on with and dead ones, both in offset order."""
     good: list[Inspected] = []
     dead: list[Dead] = []
-    versions: dict[bytes, Version] = {}
+    # What a value begins with, schema id and tenant, has few forms in a batch: each is checked in full once.
+    forms: dict[bytes | None, tuple[bytes, Version]] = {}
     for record in records:
+        value, headers = record.value, record.headers
+        form = forms.get(value and value[:TENANT_END])
+        if form is not None and len(headers) > 1:
+            (first, event_id), (second, owner) = headers[0], headers[1]
+            if (
+                owner == form[0] == record.key
+                and first == HEADER_ID
+                and second == HEADER_TENANT
+                and event_id
+                and len(event_id) <= EVENT_ID_BYTES_MAX
+            ):
+                # A named tuple's own constructor is a Python function, three times as slow.
+                good.append(tuple.__new__(Inspected, (record, event_key(owner, event_id), form[1])))
+                continue
         try:
-            value = record.value
-            if value is None:
-                raise Poison("empty_value", "a record of this topic has a value")
-            event_id, owner = _envelope(record)
-            version = versions.get(value[:PREFIX_BYTES])
-            if version is None:
-                version = versions[value[:PREFIX_BYTES]] = schema.written_by(value)
-            if value[PREFIX_BYTES:TENANT_END] != TENANT_LENGTH_BYTE + owner:
-                raise Poison("tenant_mismatch", "the tenant_id in the value is not the one in the header")
-            good.append(Inspected(record, event_key(owner, event_id), version))
+            whole = _whole(record, schema)
+            good.append(whole)
+            start = (value or b"")[:TENANT_END]
+            forms[start] = start[PREFIX_BYTES + 1 :], whole.content
         except Poison as poison:
             dead.append(Dead(record, poison, 3, tenant(record)))
     return good, dead
+
+
+def _whole(record: Record, schema: Schema) -> Inspected:
+    """All checks of one record. Raises Poison."""
+    value = record.value
+    if value is None:
+        raise Poison("empty_value", "a record of this topic has a value")
+    event_id, owner = _envelope(record)
+    version = schema.written_by(value)
+    if value[PREFIX_BYTES:TENANT_END] != TENANT_LENGTH_BYTE + owner:
+        raise Poison("tenant_mismatch", "the tenant_id in the value is not the one in the header")
+    return Inspected(record, event_key(owner, event_id), version)
 
 
 def _envelope(record: Record) -> tuple[bytes, bytes]:

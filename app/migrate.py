@@ -9,8 +9,8 @@ A Postgres file that changes full tables is cut into steps, by comments at the b
 there are only comments. A step is recorded when it is done, and a run that died goes on with the first that is not:
 
     -- migrate: transaction   the statements below are one transaction, as a whole file is without such comments
-    -- migrate: repeat        the one statement below runs again and again, each time in a transaction of its own,
-                              until it touches no row: a backfill in bounded batches, which needs no place to resume at
+    -- migrate: repeat        the statements below run again and again, each time in a transaction of their own, until
+                              the last touches no row: a backfill in bounded batches, which needs no place to resume at
     -- migrate: outside       the statements below run one by one without a transaction (CREATE INDEX CONCURRENTLY);
                               after a death from the first one again, so they must allow that
 
@@ -146,8 +146,6 @@ def parts_of(migration: Migration) -> list[Part]:
         if part.kind not in STEP_KINDS:
             allowed = ", ".join(STEP_KINDS)
             raise MigrationRefused(f"{migration.path}: unknown step `-- migrate: {part.kind}`; allowed: {allowed}")
-        if part.kind == "repeat" and len(list(statements(part.text))) != 1:
-            raise MigrationRefused(f"{migration.path}: a repeated step is exactly one statement")
     return parts
 
 
@@ -331,7 +329,7 @@ async def _repeat(connection: Connection, migration: Migration, part: Part) -> N
     for batch in range(1, REPEATS_MAX + 1):
         answer = (await _in_transaction(connection, part.text)).rsplit(" ", 1)[-1]
         if not answer.isdecimal():
-            raise MigrationRefused(f"{migration.path}: a repeated step is an INSERT, UPDATE or DELETE")
+            raise MigrationRefused(f"{migration.path}: a repeated step ends with an INSERT, UPDATE or DELETE")
         if answer == "0":
             return
         touched += int(answer)

@@ -22,7 +22,7 @@ from app.errors import Fenced
 from app.lifecycle import stop_loudly
 from app.pipeline import Loop
 from app.ranges import Range
-from app.settings import GROUP_ID, Settings
+from app.settings import Settings
 from app.telemetry import metrics
 
 log = structlog.get_logger(__name__)
@@ -120,7 +120,7 @@ class Ownership:
         if not partitions:
             return
         topic_ids = await asyncio.to_thread(describe, self._settings.kafka_url, {tp.topic for tp in partitions})
-        positions = await progress.read(self._settings.kafka_url, GROUP_ID, partitions)
+        positions = await progress.read(self._settings.kafka_url, self._settings.group_id, partitions)
         consumer: Any = next(iter(self._loops.values())).parts.consumer
         earliest = {TP(*tp): at for tp, at in (await consumer.earliest_offsets(*partitions)).items()}
         prepared = []

@@ -38,7 +38,7 @@ from app.progress import Progress
 from app.ranges import Range, token
 from app.settings import Settings
 from app.sinks.clickhouse import ClickHouseSink
-from app.sinks.container import Row
+from app.sinks.container import Row, rows_of
 from app.sinks.restoring import Beginnings, lacking, restore
 from app.telemetry import metrics
 from app.transport import Consumer
@@ -108,7 +108,7 @@ class Loop:
         self.carrying: dict[TP, asyncio.Task[None]] = {}
         self.durable: dict[TP, int] = {}
         self.form = pipeline.form
-        self.beginnings = Beginnings(parts.sink, [rows.table for rows in pipeline.writes if not rows.version])
+        self.beginnings = Beginnings([rows.table for rows in pipeline.writes if not rows.version])
         self._log = log.bind(pipeline=pipeline.name)
 
     async def run(self, stream: Any) -> None:
@@ -137,7 +137,7 @@ class Loop:
         with self._step("open"):
             await self.open(work)
         if work.span.deliveries > quarantine.DELIVERIES_MAX and self.parts.examiner:
-            work.pills = await quarantine.find(batch.records, (*self.parts.examiner, self.pipeline.name))
+            work.pills = await quarantine.find(batch.tp, batch.records, (*self.parts.examiner, self.pipeline.name))
         with self._step("inspect"):
             self.inspect(work)
         with self._step("dedupe"):
@@ -200,7 +200,7 @@ class Loop:
         ratio_max, tp = self.parts.settings.dlq_ratio_max, work.batch.tp
         dlq.check_limit(work.dead, len(work.batch.records), ratio_max)
         by_offset = {one.record.offset: one.record for one in work.kept}
-        again = await self._persist(tp, partial(self.beginnings.comes_again, tp, work.span.first))
+        again = await self._persist(tp, partial(self.beginnings.comes_again, self.parts.sink, tp, work.span.first))
         for table, version, rows in self.blocks(work, outputs):
             name = token(self.pipeline.name, table.table, version.id, work.span, namespace)
             work.repeated = work.batch.replayed or again
@@ -246,14 +246,12 @@ class Loop:
         """The rows of each insert: one block a table and schema version, in offset order."""
         found: list[tuple[Rows, Version, list[Row]]] = []
         for rows in outputs.passed:
-            by_version: dict[int, tuple[Version, list[Row]]] = {}
-            for record, _, version in work.kept:
-                block = by_version.setdefault(version.id, (version, []))
-                block[1].append(Row(record.offset, (record.value or b"")[codec.PREFIX_BYTES :]))
-            found += [(rows, *block) for block in by_version.values()]
+            for version in {one.content.id: one.content for one in work.kept}.values():
+                kept = [one.record for one in work.kept if one.content is version]
+                found.append((rows, version, rows_of(kept)))
         for rows, entries in outputs.rows.items():
             schema = codec.schema(rows.subject)
-            datums = [Row(record.offset, schema.encode(row)[codec.PREFIX_BYTES :]) for record, row in entries]
+            datums = [Row(record.offset, schema.encode(row)) for record, row in entries]
             found.append((rows, schema.latest, datums))
         return found
 

@@ -58,13 +58,14 @@ class NotProduced(Exception):  # noqa: N818 - it names what is known: no confirm
 class _Confirmation:
     """Counts the records of one `send_many` down and settles one future, however many records there are."""
 
-    __slots__ = ("_left", "deadline", "error", "future")
+    __slots__ = ("_left", "deadline", "error", "expired", "future")
 
     def __init__(self, expected: int, future: "asyncio.Future[None]", deadline: float) -> None:
         self._left = expected
         self.future = future
         self.deadline = deadline
         self.error: KafkaError | None = None
+        self.expired = False
 
     def __call__(self, error: KafkaError | None, _record: object) -> None:
         if error is not None:
@@ -76,7 +77,9 @@ class _Confirmation:
     def expire(self) -> None:
         """Time is up. Late reports find nobody waiting."""
         if not self.future.done():
-            self.future.set_exception(NotProduced("timeout", "Kafka did not confirm in time"))
+            # An exception kept by a future would hold the records in a circle that only the collector breaks.
+            self.expired = True
+            self.future.set_result(None)
 
 
 class Producer:
@@ -130,6 +133,16 @@ class Producer:
         """Records that wait for a confirmation."""
         return len(self._kafka)
 
+    @property
+    def awaited(self) -> int:
+        """Sends that wait for a confirmation."""
+        return len(self._awaited)
+
+    @property
+    def oldest_s(self) -> float:
+        """For how long the oldest of them has waited."""
+        return self._loop.time() - self._awaited[0].deadline + self._timeout_s if self._awaited else 0.0
+
     def send(self, topic: str, key: bytes, value: bytes, headers: Headers) -> Awaitable[None]:
         """Produce one record; the awaitable ends when the broker has confirmed it, or raises NotProduced."""
         return self.send_many([Record(topic, key, value, headers)])
@@ -142,6 +155,8 @@ class Producer:
         try:
             confirmation = self._enqueue(records)
             await confirmation.future
+            if confirmation.expired:
+                raise NotProduced("timeout", "Kafka did not confirm in time")
             if confirmation.error is not None:
                 raise _not_produced(confirmation.error)
         except NotProduced as failure:

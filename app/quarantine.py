@@ -15,7 +15,7 @@ from typing import Final
 import orjson
 import structlog
 
-from app.batch import Record
+from app.batch import TP, Record
 from app.errors import Poison
 from app.source import SourceRecord
 
@@ -31,7 +31,7 @@ class BrokenBuild(Exception):  # noqa: N818 - says what it means
     """Too many records of one range kill the process: the build is broken, not the records."""
 
 
-async def find(records: Sequence[Record], examiner: Sequence[str]) -> dict[int, Poison]:
+async def find(tp: TP, records: Sequence[Record], examiner: Sequence[str]) -> dict[int, Poison]:
     """The offsets of the records that kill a process, each with its reason. `examiner` is the command to show them to.
 
     Raises BrokenBuild when there are more than PILLS_MAX.
@@ -39,7 +39,7 @@ async def find(records: Sequence[Record], examiner: Sequence[str]) -> dict[int, 
     pills: dict[int, Poison] = {}
     left = list(records)
     while left:
-        status, marks = await _examine(left, examiner)
+        status, marks = await _examine(tp, left, examiner)
         if status == 0:
             break
         if not marks:
@@ -63,19 +63,19 @@ def split(records: Sequence[Record], pills: Mapping[int, Poison]) -> tuple[Seque
     return [one for one in records if one.offset not in pills], [one for one in records if one.offset in pills]
 
 
-async def _examine(records: Iterable[Record], examiner: Sequence[str]) -> tuple[int, bytes]:
+async def _examine(tp: TP, records: Iterable[Record], examiner: Sequence[str]) -> tuple[int, bytes]:
     process = await asyncio.create_subprocess_exec(
         *examiner, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE
     )
-    marks, _ = await process.communicate(b"".join(map(line, records)))
+    marks, _ = await process.communicate(b"".join(line(tp, record) for record in records))
     return await process.wait(), marks[: len(marks) // MARK.size * MARK.size]
 
 
-def line(record: Record) -> bytes:
+def line(tp: TP, record: Record) -> bytes:
     """A record as one line of the examiner's input."""
     texts = [(name, base64.b64encode(value or b"").decode()) for name, value in record.headers]
     key, value = (None if one is None else base64.b64encode(one).decode() for one in (record.key, record.value))
-    place = [record.topic, record.partition, record.offset, record.timestamp]
+    place = [*tp, record.offset, record.timestamp]
     return orjson.dumps([*place, key, value, texts], option=orjson.OPT_APPEND_NEWLINE)
 
 

@@ -16,7 +16,7 @@ import fastavro
 from confluent_kafka import Message
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_delay, wait_random_exponential
 
-from app import progress, source
+from app import codec, progress, source
 from app.batch import TP, RecordBatch
 from app.codec import Version
 from app.dedup import Gap, dead_offsets, first_carriers
@@ -194,7 +194,7 @@ class Replay:
 def unique_of(row: Row, version: Version, table: Rows) -> tuple[Unique, int]:
     """The texts of a row's unique columns, read from the row itself, and its version; () when it is no datum."""
     try:
-        fields: Any = fastavro.schemaless_reader(io.BytesIO(row.datum), version.parsed, None)
+        fields: Any = fastavro.schemaless_reader(io.BytesIO(row.value[codec.PREFIX_BYTES :]), version.parsed, None)
     except BAD_DATUM:
         return (), 0
     return tuple(str(fields[column]) for column in table.unique), fields[table.version] if table.version else 0

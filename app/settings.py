@@ -36,7 +36,7 @@ class Settings(BaseSettings):
     kafka_url: str = Field(default="", description="bootstrap servers, host:port[,host:port]")
     postgres_url: SecretStr = Field(default=SecretStr(""), description="postgresql://user:password@host/db")
     postgres_owner_url: SecretStr = Field(
-        default=SecretStr(""), description="as postgres_url, for the role that owns the tables; read by migrate alone"
+        default=SecretStr(""), description="as postgres_url, for the owner of the tables: migrate, reconcile"
     )
     postgres_cdc_url: SecretStr = Field(
         default=SecretStr(""), description="as postgres_url, for the role that Debezium and `cdc` use"
@@ -55,6 +55,7 @@ class Settings(BaseSettings):
     master_key: SecretStr = Field(default=SecretStr(""), description="32 bytes, base64: encrypts, pseudonymises")
 
     # The worker.
+    group_id: str = Field(default=GROUP_ID, pattern=r"^[A-Za-z0-9_.-]{1,64}$", description="the consumer group")
     worker_id: str = Field(default="0", pattern=r"^[A-Za-z0-9_.-]{1,64}$", description="static group member")
     batch_rows_max: int = Field(default=50_000, ge=1, le=500_000, description="records in one batch")
     batch_bytes_max: int = Field(default=32 << 20, ge=1 << 10, le=96 << 20, description="bytes in one batch")

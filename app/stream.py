@@ -16,7 +16,7 @@ from faust.types import TransportT
 
 from app.batch import Bounds
 from app.lifecycle import EXIT_NOT_DRAINED, end_process
-from app.settings import GROUP_ID, Settings
+from app.settings import Settings
 from app.transport import POLL_RECORDS_MAX, Ownership, Transport
 
 HEARTBEATS_A_SESSION = 4  # three may be lost before the group gives up on us
@@ -93,9 +93,9 @@ def create_app(settings: Settings) -> App:
         "consumer_max_fetch_size": FETCH_BYTES_MAX,
         "consumer_auto_offset_reset": "earliest",
         # Static membership: a restarted worker gets its partitions back without a rebalance of the others.
-        "consumer_group_instance_id": f"{GROUP_ID}-{settings.worker_id}",
+        "consumer_group_instance_id": f"{settings.group_id}-{settings.worker_id}",
     }
-    app = App(GROUP_ID, **options)
+    app = App(settings.group_id, **options)
     app.settings = settings
     app.bounds = Bounds(settings.batch_rows_max, settings.batch_bytes_max, settings.linger_ms / 1000)
     app.buffer_bytes_max = settings.buffer_bytes_max

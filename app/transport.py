@@ -23,6 +23,7 @@ from aiokafka.structs import OffsetAndMetadata, TopicPartition
 from faust.transport.drivers import aiokafka as driver
 from faust.types import ConsumerMessage
 
+from app import fetched
 from app.batch import TP, Accumulator, Bounds, RecordBatch
 from app.errors import Fenced
 from app.lifecycle import stop_loudly
@@ -260,6 +261,9 @@ class Consumer(driver.Consumer):
             tp=tp,
             generation_id=self.app.consumer_generation_id,
         )
+
+
+fetched.install()
 
 
 class Transport(driver.Transport):

@@ -6,3 +6,5 @@ KEPT = {"AFLUENTE_CACHE", "AFLUENTE_CI_MARK"}  # where jars are shared, and how 
 
 for name in [name for name in os.environ if name.startswith("AFLUENTE_") and name not in KEPT]:
     del os.environ[name]
+
+from tests.support.cdc_parts import cdc  # noqa: E402, F401 - the environment is left outside first

@@ -29,40 +29,41 @@ Row = dict[str, Any]
 
 
 def events(change: Change, before: Row | None, after: Row | None) -> Iterator[Emitted]:
-    """The events of one change, in their order. A snapshot's read tells nothing new."""
+    """The events of one change, in their order. A snapshot tells nothing new, nor a repair, which looks like one."""
     event_type = TYPES.get((change.table, change.op))
     row = before if change.op == DELETE else after
-    if event_type is None or row is None:
+    if event_type is None or row is None or change.snapshot:
         return
     former = before if change.op == UPDATE else None
     changed = [name for name, value in row.items() if value != former[name]] if former is not None else []
     told = [name for name in changed if name not in BOOKKEEPING]
     if change.op == UPDATE and not told:
         return
-    yield event(change, row, event_type, former, told)
+    content = {
+        **row,
+        "bill_id": row.get("bill_id", row["id"]),
+        "number": row.get("number"),
+        "description": row.get("description"),
+        "previous_status": former["status"] if former is not None else None,
+        "row_version": row["version"],
+        "lsn": change.position,
+        "changed": told,
+    }
+    yield event(change, event_type, content)
     if change.table == bills.OCCURRENCES and "status" in told:
-        yield event(change, row, bills.OCCURRENCE_STATUS_CHANGED, former, told)
+        yield event(change, bills.OCCURRENCE_STATUS_CHANGED, content)
 
 
-def event(change: Change, row: Row, event_type: str, former: Row | None, changed: list[str]) -> Emitted:
+def event(change: Change, event_type: str, content: Row) -> Emitted:
     """One event in the standard envelope."""
     event_id = str(uuid5(NAMESPACE, f"{change.identity}/{event_type}"))
     value = {
-        "tenant_id": row["tenant_id"],
+        "tenant_id": content["tenant_id"],
         "event_id": event_id,
         "event_type": event_type,
         "version": bills.EVENT_VERSION,
         "occurred_at": change.committed_at_ms,
-        "actor": row["actor"],
-        "data": {
-            **row,
-            "bill_id": row.get("bill_id", row["id"]),
-            "number": row.get("number"),
-            "description": row.get("description"),
-            "previous_status": former["status"] if former is not None else None,
-            "row_version": row["version"],
-            "lsn": change.position,
-            "changed": changed,
-        },
+        "actor": content["actor"],
+        "data": content,
     }
-    return Emitted(event_id, row["tenant_id"], event_type, value)
+    return Emitted(event_id, content["tenant_id"], event_type, value)

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 import structlog
 
-from app.codec import Version, read_datum
+from app.codec import PREFIX_BYTES, Version, read_datum
 from app.errors import Backpressure, Poison
 from app.sinks.clickhouse import ClickHouseSink
 from app.sinks.container import Row
@@ -95,7 +95,7 @@ def _has_ids(version: Version) -> bool:
 def _event_id(version: Version, row: Row) -> str:
     """The row's event id; "" for what is no datum, which no row in the table has."""
     try:
-        return str(read_datum(version, row.datum)["event_id"])
+        return str(read_datum(version, row.value[PREFIX_BYTES:])["event_id"])
     except Poison:
         return ""
 
@@ -108,8 +108,7 @@ class Beginnings:
     partition.
     """
 
-    def __init__(self, sink: ClickHouseSink, tables: Sequence[str]) -> None:
-        self._sink = sink
+    def __init__(self, tables: Sequence[str]) -> None:
         self._tables = tables
         self._ends: dict[tuple[str, int], int | None] = {}
 
@@ -117,13 +116,13 @@ class Beginnings:
         """The partition begins."""
         self._ends[tp] = None
 
-    async def comes_again(self, tp: tuple[str, int], first: int) -> bool:
+    async def comes_again(self, sink: ClickHouseSink, tp: tuple[str, int], first: int) -> bool:
         """Whether a range that begins at `first` may have rows in the tables. Raises Backpressure."""
         if tp not in self._ends:
             return False
         end = self._ends[tp]
         if end is None:
-            lasts = [await _last_offset(self._sink, table, tp) for table in self._tables]
+            lasts = [await _last_offset(sink, table, tp) for table in self._tables]
             end = self._ends[tp] = max(lasts, default=-1)
         if first > end:
             del self._ends[tp]

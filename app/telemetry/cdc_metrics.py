@@ -8,7 +8,7 @@ REGISTRY: Final = CollectorRegistry()
 
 ANSWERS: Final = Gauge(
     "afluente_cdc_part_answers",
-    "1 when the part answered the last look. postgres 0: every figure beside it is old; connect 0: nothing is captured.",
+    "1 when the part answered the last look. postgres 0: the figures are old; connect 0: nothing is captured.",
     ["part"],
     registry=REGISTRY,
 )

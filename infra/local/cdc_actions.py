@@ -8,6 +8,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+import asyncpg
+
 from app.settings import Settings
 from infra.local import cdc_source as source
 from infra.local.cdc_state import Report, definition, is_snapshotting, report
@@ -128,12 +130,12 @@ def condition(tenant: str, where: str) -> str:
 
 
 async def check_condition(settings: Settings, tables: Sequence[str], where: str) -> None:
-    """Lets Postgres plan the condition: Debezium only logs one that is wrong, and sends nothing."""
+    """Lets Postgres plan the operator's condition: Debezium only logs one that is wrong, and sends nothing."""
     async with source.connected(settings) as connection:
         for table in tables:
             try:
-                await connection.execute(f"EXPLAIN SELECT 1 FROM {table} WHERE {where}")  # noqa: S608 - an operator's own
-            except source.asyncpg.PostgresError as error:
+                await connection.execute(f"EXPLAIN SELECT 1 FROM {table} WHERE {where}")  # noqa: S608
+            except asyncpg.PostgresError as error:
                 raise Fault(f"Postgres refuses the condition for {table}: {error}") from None
 
 

@@ -36,7 +36,7 @@ ADVICE: Final[dict[str, str]] = {
     "task failed": "See the cause above; after its repair `./afluente cdc restart`.",
     "paused": "`./afluente cdc apply` lets it go on.",
     "starting": "Wait a few seconds and ask again.",
-    "slot in danger": "Postgres will soon drop the slot: get the connector to run and catch up, or raise max_slot_wal_keep_size.",
+    "slot in danger": "Postgres soon drops the slot: get the connector to run, or raise max_slot_wal_keep_size.",
     "behind": "The connector does not follow: look at its log, at Kafka, and at the load on Postgres.",
 }
 IN_ORDER: Final = frozenset({"running", "starting"})

@@ -9,6 +9,7 @@ from infra.local.commands import (
     bills,
     cdc,
     demo,
+    demo_bills,
     dlq,
     down,
     key,
@@ -82,7 +83,8 @@ app.command("lag", rich_help_panel=OPERATE)(lag.lag)
 app.add_typer(reconcile.app, name="reconcile", rich_help_panel=OPERATE)
 app.add_typer(rebuild.app, name="rebuild", rich_help_panel=OPERATE)
 app.command("load", rich_help_panel=TRY)(load.load)
-app.command("demo", rich_help_panel=TRY)(demo.demo)
+demo.app.command("bills")(demo_bills.bills)
+app.add_typer(demo.app, name="demo", rich_help_panel=TRY)
 
 
 def main() -> int:

@@ -112,7 +112,9 @@ class Connectors:
         """Ends its tasks; the settings and the position stay. Returns when it has stopped."""
         await self._ask("PUT", f"/connectors/{name}/stop")
         async with asyncio.timeout(REBALANCE_TIMEOUT_S):
-            while (state := await self.state(name)) and (state.state != "STOPPED" or state.tasks):
+            while (  # noqa: ASYNC110 - Connect tells nobody
+                state := await self.state(name)
+            ) and (state.state != "STOPPED" or state.tasks):
                 await asyncio.sleep(POLL_S)
 
     async def resume(self, name: str) -> None:

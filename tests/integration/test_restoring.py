@@ -6,7 +6,6 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 
 from app import codec
-from app.codec import PREFIX_BYTES
 from app.sinks.clickhouse import ClickHouseSink
 from app.sinks.container import Row
 from app.sinks.restoring import Beginnings, lacking, restore
@@ -35,7 +34,7 @@ async def sink(parts: Parts) -> AsyncIterator[ClickHouseSink]:
 def rows_at(*offsets: int) -> list[Row]:
     schema = codec.schema("tracking-event")
     event = {"tenant_id": TENANT, "event_type": "click", "occurred_at": NOW, "received_at": NOW}
-    return [Row(at, schema.encode({**event, "event_id": f"e{at}"})[PREFIX_BYTES:]) for at in offsets]
+    return [Row(at, schema.encode({**event, "event_id": f"e{at}"})) for at in offsets]
 
 
 async def test_rows_behind_a_used_token_are_put_back_once(parts: Parts, sink: ClickHouseSink) -> None:
@@ -78,7 +77,7 @@ async def test_a_topic_made_again_has_other_rows_at_the_same_offsets(parts: Part
     version = codec.schema("tracking-event").latest
     source = ("tracking.collected", 7)
     await sink.insert("tracking_events", version, source, rows_at(*range(10)), "former topic")
-    again = [Row(row.offset - 300, row.datum) for row in rows_at(*range(300, 310))]
+    again = [Row(row.offset - 300, row.value) for row in rows_at(*range(300, 310))]
     assert await lacking(sink, "tracking_events", version, source, again) == again
     beginnings = Beginnings(sink, ["tracking_events"])
     beginnings.add(source)

@@ -84,7 +84,7 @@ def test_status_says_what_scripts_need(stack: Stack):
     """Name, state, pid, url and memory of every part, children of Postgres included."""
     document = json.loads(afluente(stack, "status", "--json").stdout)
     parts = {part["name"]: part for part in document["services"]}
-    assert set(parts) == {"kafka", "postgres", "clickhouse", "edge", "worker"}
+    assert set(parts) == {"kafka", "postgres", "clickhouse", "connect", "watch", "edge", "worker"}
     for name in STORES:
         assert parts[name]["state"] == "running"
         assert parts[name]["ready"]
@@ -120,7 +120,9 @@ def test_topics_are_as_declared_and_lag_is_read(stack: Stack):
     assert json.loads(afluente(stack, "topics", "diff", "--json").stdout) == {"changes": []}
     lag = json.loads(afluente(stack, "lag", "--json").stdout)
     assert lag["lag"] == 0
-    assert {row["topic"] for row in lag["partitions"]} == {"tracking.collected", "gateway.received"}
+    assert {row["topic"] for row in lag["partitions"]} == {"tracking.collected", "gateway.received", "bills.changes"}
+    assert {row["state"] for row in lag["partitions"]} == {"empty"}
+    assert lag["stuck"] == []
 
 
 @pytest.mark.parametrize("name", STORES)

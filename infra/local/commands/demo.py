@@ -51,7 +51,12 @@ class Run:
     left: int = 0
 
 
+app = typer.Typer(invoke_without_command=True)
+
+
+@app.callback()
 def demo(
+    context: typer.Context,
     *,
     keep: Annotated[bool, typer.Option("--keep", help="Leave the stack running afterwards.")] = False,
     as_json: AsJson = False,
@@ -60,7 +65,11 @@ def demo(
 
     Exit code 0 only if nothing is missing, nothing is there twice, and the poison is in the DLQ. A stack that did not
     run before is stopped again at the end; its data stays in AFLUENTE_HOME until [bold]clean[/].
+
+    [bold]demo bills[/] proves change data capture in the same way.
     """
+    if context.invoked_subcommand is not None:
+        return 0
     stack = Stack()
     was_up = living_supervisor(stack.home) is not None
     began = time.monotonic()

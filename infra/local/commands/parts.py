@@ -4,7 +4,8 @@ from typing import Annotated
 
 import typer
 
-from infra.local.parts import BY_NAME, SERVICES
+from infra.local.commands.up import bring_jars
+from infra.local.parts import BY_NAME, EXTRAS, SERVICES
 from infra.local.stack import Stack
 from infra.local.terminal import AsJson, out, print_json
 
@@ -18,9 +19,18 @@ def _tell(stack: Stack, name: str, verb: str, *, as_json: bool) -> None:
         out.print(f"[green]✓[/] {BY_NAME[name].title} {verb}")
 
 
+def _equip(stack: Stack, name: str) -> None:
+    """What an extra part needs before its first start, and that the next `up` starts it too."""
+    if name in EXTRAS:
+        stack.chosen_cdc(True)
+    if name in BY_NAME and BY_NAME[name].jars:
+        bring_jars(BY_NAME[name].jars)
+
+
 def start(name: Name, as_json: AsJson = False) -> None:
     """Start one part that was stopped or has failed, and wait until it is ready."""
     stack = Stack()
+    _equip(stack, name)
     stack.start(name)
     _tell(stack, name, "runs", as_json=as_json)
 

@@ -11,7 +11,6 @@ from uuid import UUID
 import prometheus_client
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
 
 from app import audit
 from app.producer import Producer
@@ -35,6 +34,8 @@ EXIT_FAULT: Final = 3  # 2 is a wrong command line
 WAIT_S: Final = 120.0
 EVERY_MIN_S: Final = 10.0
 SHOWN_MAX: Final = 50
+KIND_WIDTH: Final = max(map(len, KINDS))
+TABLE_WIDTH: Final = max(len(one.table) for one in mirrors.MIRRORS)
 ADVISORY_LOCK: Final = 0x41464C56  # "AFLV": two repairs at once would undo nothing, but report each other's work
 
 app = typer.Typer(no_args_is_help=True, help="Compare Postgres and ClickHouse row by row, at one LSN, and mend.")
@@ -230,18 +231,13 @@ def _difference(found: Difference) -> dict[str, Any]:
 
 def _print(run: Run) -> None:
     verdict = run.verdict
-    if verdict.noted:
-        table = Table(box=None, pad_edge=False, header_style="bold")
-        for title in ("kind", "table", "tenant", "month", "id", "fields"):
-            table.add_column(title, overflow="fold")
-        for one in verdict.noted[:SHOWN_MAX]:
-            month = f"{one.month // 100}-{one.month % 100:02}"
-            table.add_row(
-                f"[red]{one.kind}[/]", one.key.table, one.key.tenant_id, month, one.key.id, ", ".join(one.fields)
-            )
-        out.print(table)
-        if verdict.differences > SHOWN_MAX:
-            print_hint(f"{verdict.differences - SHOWN_MAX:,} more; --json lists the first {len(verdict.noted):,}.")
+    for one in verdict.noted[:SHOWN_MAX]:
+        # Lines, not a table: ids are to be copied whole, however narrow the window is.
+        place = f"{one.key.table:<{TABLE_WIDTH}} {one.month // 100}-{one.month % 100:02} {one.key.id}"
+        fields = f"  ({', '.join(one.fields)})" if one.fields else ""
+        out.print(f"[red]{one.kind:<{KIND_WIDTH}}[/] {place}  tenant {one.key.tenant_id}{fields}", soft_wrap=True)
+    if verdict.differences > SHOWN_MAX:
+        print_hint(f"{verdict.differences - SHOWN_MAX:,} more; --json lists the first {len(verdict.noted):,}.")
     out.print(_line(verdict, run.seconds))
     if run.repaired is not None:
         sent = run.repaired

@@ -79,7 +79,8 @@ def up(
 
     Ports and places come from the environment: AFLUENTE_HOME (.afluente), AFLUENTE_EDGE_PORT (8000),
     AFLUENTE_KAFKA_PORT (9092), AFLUENTE_POSTGRES_PORT (55432), AFLUENTE_CLICKHOUSE_PORT (8123),
-    AFLUENTE_WORKER_PORT (8081), AFLUENTE_CONNECT_PORT (8083, with --cdc). The first start writes secrets and ports to local.env in that home.
+    AFLUENTE_WORKER_PORT (8081); with --cdc AFLUENTE_CONNECT_PORT (8083) and AFLUENTE_WATCH_PORT (8084).
+    The first start writes secrets and ports to local.env in that home.
     """
     stack = Stack()
     for hint in misspelt(current_environ()):

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.batch import RECORD_OVERHEAD_BYTES, Accumulator, Bounds, RecordBatch, record_bytes
+from app.batch import RECORD_OVERHEAD_BYTES, Accumulator, Bounds, RecordBatch, records_bytes
 from tests.support.records import SOURCE, PlainRecord
 
 LINGER_S = 0.25
@@ -66,7 +66,7 @@ def offsets(batches: Iterable[RecordBatch]) -> list[int]:
 
 def within(batch: RecordBatch, bounds: Bounds) -> bool:
     """Rows and bytes are within bounds; a record that alone is too large goes alone."""
-    size = sum(map(record_bytes, batch.records))
+    size = records_bytes(batch.records)
     return len(batch.records) <= bounds.rows_max and (size <= bounds.bytes_max or len(batch.records) == 1)
 
 
@@ -199,7 +199,7 @@ class LosesTheLargest(Accumulator):
     """An accumulator with a fault: a record above the bytes bound is left out."""
 
     def add(self, records: Sequence[PlainRecord], now: float) -> None:  # type: ignore[override]
-        super().add([record for record in records if record_bytes(record) <= self.bounds.bytes_max], now)
+        super().add([record for record in records if records_bytes([record]) <= self.bounds.bytes_max], now)
 
 
 def test_the_checkers_reject_planted_faults() -> None:

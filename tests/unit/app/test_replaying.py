@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.batch import TP
-from app.codec import PREFIX_BYTES, Version, schema
+from app.codec import Version, schema
 from app.formats import Enveloped
 from app.outputs import Events, Outputs
 from app.pipeline import Pipeline
@@ -144,7 +144,7 @@ def test_doubled_counts_new_duplicates_only() -> None:
 def test_a_row_names_its_own_event() -> None:
     """What is looked up is the id in the row, which is what ClickHouse holds; a broken datum is nobody's."""
     record = click(1, "a")
-    assert unique_of(Row(1, (record.value or b"")[PREFIX_BYTES:]), SUBJECT.latest, TRACKING_EVENTS) == (
+    assert unique_of(Row(1, (record.value or b"")), SUBJECT.latest, TRACKING_EVENTS) == (
         EventKey(TENANT, "a"),
         0,
     )

@@ -55,7 +55,8 @@ def test_a_column_of_more_decimals_is_taken_while_they_are_zero() -> None:
         ("id", "x"), ("id", 7), ("id", ID.upper().replace("0", "G")), ("user_id", None), ("description", 7),
         ("due_date", "2026-11-08"), ("due_date", -1), ("due_date", 65_536), ("due_date", True),
         ("installments", 65_536), ("installments", 1.0), ("version", "1"), ("version", 1 << 63),
-        ("created_at", "2026-11-25"), ("created_at", "infinity"), ("created_at", 7), ("created_at", "1899-12-31T00:00:00Z"),
+        ("created_at", "2026-11-25"), ("created_at", "infinity"), ("created_at", 7),
+        ("created_at", "1899-12-31T00:00:00Z"),
         ("paid_at", "soon"), ("paid_at", "2300-01-01T00:00:00Z"), ("status", ["open"]), ("tenant_id", {}),
     ],
 )  # fmt: skip

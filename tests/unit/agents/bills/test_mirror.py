@@ -171,6 +171,14 @@ def test_each_change_tells_what_happened() -> None:
     assert told[0].value["data"]["previous_status"] is None
 
 
+def test_a_repair_is_mirrored_and_tells_nothing() -> None:
+    """What `reconcile --repair` sends looks like a snapshot: a ghost that it removes is no bill that was deleted."""
+    changes = [written(BILLS, op, *rows, 8, snapshot="incremental") for op, rows in (
+        ("r", (None, bill(A))), ("d", (bill(B), None)))]  # fmt: skip
+    assert [row["is_deleted"] for row in versions(changes)] == [0, 1]
+    assert events(changes) == []
+
+
 def test_an_event_keeps_its_id_and_shares_it_with_none() -> None:
     """Ids are made of the change: a repeated one tells the same events, and no two events have one id."""
     database = Database()

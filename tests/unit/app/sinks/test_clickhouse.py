@@ -26,7 +26,7 @@ INSERT = {"table": "tracking_events", "version": TRACKING.latest, "source": SOUR
 
 
 def row(offset: int, event_id: str) -> Row:
-    return Row(offset, tracking_value(event_id=event_id)[PREFIX_BYTES:])
+    return Row(offset, tracking_value(event_id=event_id))
 
 
 def wrong(found: dict[str, Any]) -> bool:
@@ -70,11 +70,12 @@ def test_a_container_holds_the_records_and_their_source(
     subject, records = spliced
     schema = CODEC.schema(subject)
     values = [schema.encode(record) for record in records]
-    rows = [Row(first + index, value[PREFIX_BYTES:]) for index, value in enumerate(values)]
+    rows = [Row(first + index, value) for index, value in enumerate(values)]
     body = container(container_header(schema.latest), topic, partition, rows)
     source = [{"_topic": topic, "_partition": partition, "_offset": one.offset} for one in rows]
     assert list(fastavro.reader(io.BytesIO(body))) == [
-        schema.decode(value) | added for value, added in zip(values, source, strict=True)
+        {"_wire_prefix": value[:PREFIX_BYTES]} | schema.decode(value) | added
+        for value, added in zip(values, source, strict=True)
     ]
 
 
@@ -158,7 +159,7 @@ async def test_half_a_datum_takes_nothing_from_its_neighbours(damages: list[Call
     """A datum too long or too short shifts every row behind it: it goes alone, and no row gets a wrong source."""
     sound = rows_of([False] * len(damages))
     rows = [
-        one._replace(datum=damage(one.datum)) if damage else one for one, damage in zip(sound, damages, strict=True)
+        one._replace(value=damage(one.value)) if damage else one for one, damage in zip(sound, damages, strict=True)
     ]
     server = Server(COLUMNS, wrong)
     async with serving(server) as sink:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from infra.local.home import Home, locked
 from infra.local.keeper import BACKOFF_FIRST_S, BACKOFF_MAX_S, backoff_s
 from infra.local.lag import pending_text, read_pending
-from infra.local.parts import BY_NAME, PARTS, SERVICES, stop_waves
+from infra.local.parts import BY_NAME, PARTS, SERVICES, USUAL, stop_waves
 from infra.local.record import Identity, Wish, changing_wishes, read_state, read_wishes
 from infra.local.supervisor import rotate
 
@@ -24,7 +24,8 @@ def test_nothing_ends_before_what_depends_on_it():
 
 def test_the_services_have_the_names_that_are_promised():
     """Scripts read these names in `status --json`."""
-    assert SERVICES == ("kafka", "postgres", "clickhouse", "edge", "worker")
+    assert SERVICES == ("kafka", "postgres", "clickhouse", "connect", "watch", "edge", "worker")
+    assert USUAL == ("kafka", "postgres", "clickhouse", "edge", "worker")
     assert all(BY_NAME[name].port_field for name in SERVICES)
 
 

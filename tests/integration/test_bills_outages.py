@@ -1,0 +1,177 @@
+"""Postgres away, hung or full: bills answer 503 in bounded time, nothing is half done, and tracking goes on."""
+
+import asyncio
+import signal
+import time
+import uuid
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+import pytest
+
+from api.bills_store import ANSWER_S, POOL_MAX
+from tests.support.bills import PLAIN, as_owner, made, opened, parts_of
+from tests.support.edge_parts import Parts, new_tenant, problem, wait_for
+
+SLACK_S = 3.0  # key lookup and a machine that is busy with other things
+
+
+@pytest.fixture(scope="module")
+def parts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Parts]:
+    running = Parts(Path(tmp_path_factory.mktemp("outages")))
+    try:
+        running.start_kafka()
+        running.start_postgres()
+        running.start_edge(AFLUENTE_CREDENTIAL_CACHE_S="0")
+        yield running
+    finally:
+        running.stop_all()
+
+
+@pytest.fixture
+def tenant(parts: Parts) -> dict[str, str]:
+    return new_tenant(parts)
+
+
+@pytest.fixture
+def client(parts: Parts, tenant: dict[str, str]) -> Iterator[httpx.Client]:
+    with opened(parts, tenant) as found:
+        yield found
+
+
+def refused(answer: httpx.Response, seconds: float) -> None:
+    assert answer.status_code == 503, answer.text
+    assert int(answer.headers["retry-after"]) >= 1
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert seconds < ANSWER_S + SLACK_S
+
+
+def timed(client: httpx.Client, method: str, path: str, **sent: Any) -> tuple[httpx.Response, float]:
+    began = time.monotonic()
+    answer = client.request(method, path, **sent)
+    return answer, time.monotonic() - began
+
+
+def track(parts: Parts, tenant: dict[str, str]) -> None:
+    answer = httpx.post(
+        f"{parts.edge_url}/track/click", json={}, headers={"X-Write-Key": tenant["write_key"]}, timeout=10
+    )
+    assert answer.status_code == 202, answer.text
+
+
+def test_without_postgres_bills_wait_and_tracking_does_not(
+    parts: Parts, tenant: dict[str, str], client: httpx.Client
+) -> None:
+    """With Postgres gone, bills are 503 with Retry-After; clicks with a known key are still taken; all comes back."""
+    bill = made(client)
+    track(parts, tenant)
+    parts.stop("postgres", signal.SIGINT)
+    for method, path, body in (
+        ("POST", "/bills", PLAIN),
+        ("GET", "/bills", None),
+        ("GET", f"/bills/{bill['id']}", None),
+    ):
+        refused(*timed(client, method, path, json=body))
+    for _ in range(5):
+        track(parts, tenant)
+    parts.start_postgres(migrate=False)
+    wait_for(lambda: client.get(f"/bills/{bill['id']}").status_code == 200, "bills are back")
+
+
+def test_a_server_that_hangs_is_not_waited_for(parts: Parts, tenant: dict[str, str], client: httpx.Client) -> None:
+    """A frozen Postgres costs its own requests the deadline, no others; the retry with the same key makes one bill."""
+    made(client)
+    track(parts, tenant)
+    key = {"Idempotency-Key": str(uuid.uuid4())}
+    body = {**PLAIN, "category": key["Idempotency-Key"]}
+    family = psutil.Process(parts.processes["postgres"].pid)
+    frozen = [family, *family.children(recursive=True)]
+    for process in frozen:
+        process.suspend()
+    try:
+        refused(*timed(client, "POST", "/bills", json=body, headers=key))
+        for _ in range(POOL_MAX + 2):  # more than there are connections to hang on
+            refused(*timed(client, "GET", "/bills"))
+        track(parts, tenant)
+    finally:
+        for process in frozen:
+            process.resume()
+    answer = wait_for(lambda: _taken(client.post("/bills", json=body, headers=key)), "the retry is answered")
+    found = client.get("/bills", params={"category": key["Idempotency-Key"]}).json()["items"]
+    assert [bill["id"] for bill in found] == [answer.json()["id"]]
+
+
+def _taken(answer: httpx.Response) -> httpx.Response | None:
+    return answer if answer.status_code == 201 else None
+
+
+def test_a_full_pool_is_said_at_once(parts: Parts, tenant: dict[str, str], client: httpx.Client) -> None:
+    """With every connection waiting for one lock, further requests are 503 in time, and clicks are not held up."""
+    bill = made(client, installments=2)
+    part = bill["occurrences"][0]["id"]
+    track(parts, tenant)  # from here on its key is known
+
+    def crowd() -> list[tuple[httpx.Response, float]]:
+        with ThreadPoolExecutor(4 * POOL_MAX) as pool:
+            waiting = [pool.submit(timed, client, "POST", f"/occurrences/{part}/pay") for _ in range(4 * POOL_MAX)]
+            track(parts, tenant)
+            return [one.result() for one in waiting]
+
+    async def hold(connection: Any) -> list[tuple[httpx.Response, float]]:
+        async with connection.transaction():
+            await connection.execute("SELECT 1 FROM bills WHERE id = $1 FOR UPDATE", uuid.UUID(bill["id"]))
+            return await asyncio.to_thread(crowd)
+
+    answers = as_owner(parts, hold)
+    for answer, seconds in answers:
+        refused(answer, seconds)
+    assert {answer.json()["code"] for answer, _ in answers} <= {
+        "busy",
+        "contended",
+        "bills_unavailable",
+        "credentials_unavailable",
+    }
+    assert client.post(f"/occurrences/{part}/pay").status_code == 200
+
+
+def test_a_killed_edge_leaves_all_or_nothing(parts: Parts, client: httpx.Client) -> None:
+    """Killed in the middle of changes: each is whole or absent, and its retry with the same key ends as one change."""
+    bills = [made(client, installments=6, amount="600.00") for _ in range(4)]
+    keys = {bill["id"]: str(uuid.uuid4()) for bill in bills}
+
+    def ask(bill: dict[str, Any]) -> httpx.Response | None:
+        headers = {"Idempotency-Key": keys[bill["id"]], "If-Match": "*"}
+        try:
+            return client.patch(f"/bills/{bill['id']}", json={"amount": "900.00"}, headers=headers)
+        except httpx.TransportError:
+            return None
+
+    with ThreadPoolExecutor(len(bills)) as pool:
+        asked = [pool.submit(ask, bill) for bill in bills]
+        parts.stop("edge", signal.SIGKILL)
+        for one in asked:
+            one.result()
+    parts.start_edge(AFLUENTE_CREDENTIAL_CACHE_S="0")
+    for bill in bills:
+        found = parts_of(client, bill["id"])
+        assert {part["amount"] for part in found} in ({"100.00"}, {"150.00"})
+        answer = wait_for(lambda bill=bill: ask(bill), "the edge answers")  # type: ignore[misc]
+        assert (answer.status_code, answer.json()["amount"], answer.json()["version"]) == (200, "900.00", 2)
+
+
+def test_a_refused_body_is_not_repeated(client: httpx.Client) -> None:
+    """An unreadable body or header on a bills route is a 4xx, with nothing of it in the answer."""
+    secret = "s3cr3t-in-the-body"
+    for sent in (
+        {"content": f'{{"{secret}":'},
+        {"json": {**PLAIN, "amount": secret}},
+        {"json": {**PLAIN, secret: [secret]}},
+    ):
+        answer = client.post("/bills", **sent)  # type: ignore[arg-type]
+        assert answer.status_code in {400, 422}
+        assert f'"{secret}"' not in answer.text
+    assert problem(client.get("/bills", params={"limit": "x"}), 422, "invalid_parameters")

@@ -45,7 +45,7 @@ class Worker:
         self._loop_class = loop_class
         self._examiner = examiner
         self._loops: dict[str, Loop] = {}
-        self._tables: dict[str, Seen] = {}
+        self.tables: dict[str, Seen] = {}
         self._parts: Parts | None = None
         self._health: web.AppRunner | None = None
         self.ownership = Ownership(settings, self._loops)
@@ -55,7 +55,7 @@ class Worker:
 
     def _register(self, pipeline: Pipeline) -> None:
         """One Faust agent, named as the pipeline, over the batch topic that it reads."""
-        self._tables[pipeline.reads.name] = Seen(self.app, pipeline.seen)
+        self.tables[pipeline.reads.name] = Seen(self.app, pipeline.seen)
 
         async def agent(stream: Any) -> None:
             await self._loops[pipeline.reads.name].run(stream)
@@ -81,7 +81,7 @@ class Worker:
             examiner=self._examiner,
         )
         for pipeline in self.pipelines:
-            self._loops[pipeline.reads.name] = self._loop_class(pipeline, parts, self._tables[pipeline.reads.name])
+            self._loops[pipeline.reads.name] = self._loop_class(pipeline, parts, self.tables[pipeline.reads.name])
         settle_garbage_collection()
         self._health = await serve(self.settings.worker_host, self.settings.worker_port, self.missing, self.refresh)
 

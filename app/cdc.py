@@ -21,6 +21,7 @@ SCHEMA: Final = "debezium"  # what the DLQ calls the schema of such a record
 TENANT_COLUMN: Final = "tenant_id"
 VALUE_BYTES_MAX: Final = 2 << 20  # record_bytes_max of the topics that carry changes
 LSN_MAX: Final = (1 << 63) - 1
+TIME_MS_MAX: Final = 10_413_792_000_000  # the year 2300, where DateTime64 ends
 UNAVAILABLE: Final = "__debezium_unavailable_value"  # of a TOASTed column that an update did not touch
 NO_SNAPSHOT: Final = (None, False, "false")
 
@@ -154,7 +155,7 @@ def parse(value: bytes | None, keys: Mapping[str, tuple[str, ...]]) -> Change:
         lsn=lsn,
         position=position,
         tx_id=None if tx_id is None else _whole(source, "txId"),
-        committed_at_ms=_whole(source, "ts_ms"),
+        committed_at_ms=_whole(source, "ts_ms", TIME_MS_MAX),
         snapshot=source.get("snapshot") not in NO_SNAPSHOT,
     )
     if op != TRUNCATE and len(change.tenant_id) != TENANT_BYTES:
@@ -227,8 +228,8 @@ def _places(source: Mapping[str, Any]) -> tuple[int, int]:
     return own, position
 
 
-def _whole(source: Mapping[str, Any], name: str) -> int:
+def _whole(source: Mapping[str, Any], name: str, limit: int = LSN_MAX) -> int:
     number = source.get(name)
-    if type(number) is not int or not 0 <= number <= LSN_MAX:
-        raise Poison("not_a_change", f"source.{name} is no whole number that is not negative")
+    if type(number) is not int or not 0 <= number <= limit:
+        raise Poison("not_a_change", f"source.{name} is no whole number from 0 to {limit}")
     return number

@@ -25,7 +25,7 @@ from app.pipeline import Loop, Pipeline, Work
 from app.ranges import Range, token
 from app.reconciling.bisect import opened
 from app.reconciling.clickhouse import Mirrored
-from app.settings import GROUP_ID, Settings
+from app.settings import Settings
 from app.sinks.clickhouse import ClickHouseSink
 from schemas.mirrors import Mirror
 
@@ -222,7 +222,7 @@ class Rebuild:
 
     async def _committed(self) -> dict[int, int]:
         places = {TP(self.topic, partition) for partition in self.positions}
-        found = await progress.read(self.settings.kafka_url, GROUP_ID, places)
+        found = await progress.read(self.settings.kafka_url, self.settings.group_id, places)
         return {tp.partition: offset for tp, (offset, _) in found.items() if offset >= 0}
 
     def _name(self, mirror: Mirror, suffix: str) -> str:

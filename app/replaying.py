@@ -24,7 +24,7 @@ from app.errors import Backpressure, Poison
 from app.ownership import describe
 from app.pipeline import Loop, Pipeline, Work
 from app.ranges import Range, token
-from app.settings import GROUP_ID, Settings
+from app.settings import Settings
 from app.sinks.clickhouse import ClickHouseSink
 from app.sinks.container import Row
 from app.stored import Counts, Stored, Unique
@@ -99,7 +99,8 @@ async def plan(settings: Settings, pipeline: Pipeline, window: Window, partition
             raise LookupError(f"{topic} has no partition {partition}: there are 0 to {len(places) - 1}")
         places = [TP(topic, partition)]
     # A pending range begins at the committed offset, so it stays out too.
-    committed = {tp: offset for tp, (offset, _) in (await progress.read(bootstrap, GROUP_ID, set(places))).items()}
+    positions = await progress.read(bootstrap, settings.group_id, set(places))
+    committed = {tp: offset for tp, (offset, _) in positions.items()}
     firsts = await asyncio.to_thread(source.offsets_at, bootstrap, places, window.since_ms)
     ends = await asyncio.to_thread(source.offsets_at, bootstrap, places, window.until_ms + DISORDER_MS)
     spans = {tp: span_of(firsts[tp], ends[tp], committed[tp]) for tp in places}

@@ -26,7 +26,7 @@ from infra.local.stack import Stack
 from loadtest.contestants.contest import Contest
 from loadtest.corpus import Corpus
 
-POLL_S = 0.05
+POLL_S = 0.1  # each look is a query: more of them would be part of what is measured
 RUN_TIMEOUT_S = 300.0
 END_TIMEOUT_S = 40.0
 QUERY_TIMEOUT_S = 120.0
@@ -44,6 +44,7 @@ class Run:
     lost: int = 0
     doubled: int = 0
     rss_mb: float = 0.0
+    rss_quarters: list[float] = field(default_factory=list)  # at a quarter, half, three quarters, all of the rows
     server_cpu_us: dict[str, float] = field(default_factory=dict)  # of Kafka and ClickHouse, per record
 
     @property
@@ -165,7 +166,7 @@ class Arena:
         try:
             for place in range(workers):
                 own = {
-                    "AFLUENTE_WORKER_ID": f"b{os.getpid()}-{number}-{place}",
+                    "AFLUENTE_WORKER_ID": chosen.get("AFLUENTE_WORKER_ID") or f"b{os.getpid()}-{number}-{place}",
                     "AFLUENTE_WORKER_PORT": str(free_port()),
                 }
                 command = worker_command()
@@ -201,15 +202,19 @@ class Arena:
             self._alive(crew, deadline)
             time.sleep(POLL_S)
         began, cpu, at_first = time.monotonic(), cpu_s(crew), rows
-        rss = 0.0
+        rss, quarters = 0.0, list[float]()
         while (rows := self.rows(database)) < wanted:
             self._alive(crew, deadline)
             rss = max(rss, rss_mb(crew))
+            if rows - base >= (wanted - base) * (len(quarters) + 1) / 4:
+                quarters.append(rss_mb(crew))
             time.sleep(POLL_S)
-        rss = max(rss, rss_mb(crew))
+        quarters.append(rss_mb(crew))
+        rss = max(rss, quarters[-1])
         share = max(1e-9, (wanted - at_first) / max(1, wanted - base))
         spent, records = time.monotonic() - began, wanted - base
-        return Run(records, spent / share, (cpu_s(crew) - cpu) / share / max(1, records) * 1e6, rss_mb=rss)
+        cpu_us = (cpu_s(crew) - cpu) / share / max(1, records) * 1e6
+        return Run(records, spent / share, cpu_us, rss_mb=rss, rss_quarters=quarters)
 
     def server_cpu(self) -> dict[str, float]:
         """CPU seconds of Kafka and ClickHouse so far."""

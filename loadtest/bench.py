@@ -1,82 +1,58 @@
-"""`make bench`: how fast the worker, the edge and the way between them are, measured on a stack of its own.
+"""`make bench`: how fast the worker, the edge and the way between them are, beside what people would use instead.
 
-Ratios count, since machines differ and this one may be busy: the worker is measured beside the floor of the same run,
-a loop that only consumes the same records and inserts the same bytes. Results go to loadtest/results/latest.json.
+One stack, one machine: ratios count, so contestants run interleaved, in rounds, on the same records, and rows are
+counted after each run. Results go to loadtest/results/latest.json; `loadtest/page.py` writes tables and plot from it.
 """
 
 import argparse
-import asyncio
 import json
 import os
 import platform
+import statistics
 import subprocess
 import tempfile
 import time
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import httpx
 import psutil
 from rich.console import Console
 from rich.table import Table
 
 from infra.local.ports import free_port
 from infra.local.stack import Stack
-from loadtest import edge_bench, worker_bench
-from loadtest.drive import Drive, percentiles
-from loadtest.history import History, Stream
-from loadtest.rows import Rows
-from loadtest.tenants import dismiss, hire
-from loadtest.traffic import TRACKING, Traffic
+from loadtest import contest_bench, edge_bench, growth_bench, latency_bench, page, state_bench
 
 RESULTS = Path(__file__).with_name("results") / "latest.json"
 PORTS = ("EDGE", "KAFKA", "POSTGRES", "CLICKHOUSE", "WORKER")
+LIBRARIES = ("faust-streaming", "aiokafka", "rocksdict", "confluent-kafka", "clickhouse-connect", "chdb", "fastapi")
 ROUNDS = 3
-LATENCY_RATE = 100.0  # events a second
-LATENCY_S = 20.0
-UNSEEN_S = 30.0
+FULL = os.environ.get("FULL") == "1"
 
 err = Console(stderr=True)
 
+HALF_LOAD = 15_000  # events a second, when no contest has told what the whole is
 
-def latency(stack: Stack) -> dict[str, Any]:
-    """Produce to queryable at 100 events/s, one event a request: from the edge's answer to a query that finds it."""
-    settings = stack.settings
-    hired = hire(settings, "bench", 1)
-    rows = Rows(settings)
-    try:
-        times = asyncio.run(_latency(f"http://127.0.0.1:{settings.edge_port}", Traffic(hired[0].sender, seed=1), rows))
-    finally:
-        rows.close()
-        dismiss(settings, hired)
-    return {"events_per_s": LATENCY_RATE, **{f"{name}_ms": value for name, value in percentiles(times).items()}}
-
-
-async def _latency(address: str, traffic: Traffic, rows: Rows) -> list[float]:
-    stop, done = asyncio.Event(), asyncio.Event()
-    async with httpx.AsyncClient(base_url=address, timeout=10.0, trust_env=False) as client:
-        drive = Drive(client, traffic, History())
-        async with asyncio.TaskGroup() as group:
-            group.create_task(drive.watch(rows, Stream(traffic.sender.tenant_id, TRACKING), done))
-            probes = group.create_task(drive.repeat(LATENCY_RATE, drive.probe, stop))
-            await asyncio.sleep(LATENCY_S)
-            stop.set()
-            await probes
-            deadline = time.monotonic() + UNSEEN_S
-            while drive.unseen and time.monotonic() < deadline:  # noqa: ASYNC110 - the watcher sets no event
-                await asyncio.sleep(0.1)
-            done.set()
-    if drive.unseen:
-        raise RuntimeError(f"{drive.unseen} of {len(drive.probes)} events were not queryable after {UNSEEN_S} s")
-    return drive.latencies_ms()
-
-
-BENCHMARKS: dict[str, Callable[[Stack], dict[str, Any]]] = {
-    "worker": lambda stack: worker_bench.measure(stack, ROUNDS),
-    "latency": latency,
-    "edge": lambda stack: edge_bench.measure(stack, ROUNDS),
+BENCHMARKS: dict[str, Callable[[Stack, dict[str, Any]], dict[str, Any]]] = {
+    "contest": lambda stack, _: contest_bench.measure(stack, ROUNDS, tell),
+    "latency": lambda stack, found: latency_bench.measure(stack, tell, half_load(found)),
+    "edge": lambda stack, _: edge_bench.measure(stack, ROUNDS),
+    "state": lambda stack, _: state_bench.measure(stack, tell, full=FULL),
+    "growth": lambda stack, _: growth_bench.measure(stack, tell, full=FULL),
 }
+
+
+def half_load(found: dict[str, Any]) -> int:
+    """Half of what one worker did in the contest."""
+    whole = headlines(found).get("worker_events_per_s")
+    return whole // 2 if whole else HALF_LOAD
+
+
+def tell(text: str) -> None:
+    """One line of progress."""
+    err.print(f"{time.strftime('%H:%M:%S')}  {text}", style="dim", highlight=False)
 
 
 def conditions() -> dict[str, Any]:
@@ -86,47 +62,90 @@ def conditions() -> dict[str, Any]:
         "commit": commit.stdout.strip(),
         "python": platform.python_version(),
         "system": platform.platform(),
+        "processor": _processor(),
         "cores": os.cpu_count(),
         "memory_gib": round(psutil.virtual_memory().total / 2**30),
         "load_average_before": [round(value, 2) for value in os.getloadavg()],
         "everything_on_one_machine": True,
         "rounds": ROUNDS,
+        "full": FULL,
+        "versions": {name: version(name) for name in LIBRARIES},
     }
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "")
+
+
+def headlines(results: dict[str, Any]) -> dict[str, Any]:
+    """The figures that others read, under names that do not change."""
+    found: dict[str, Any] = {}
+    contest = results.get("contest", {}).get("1024", {}).get("contestants", {})
+    rates = {name: one["median_events_per_s"] for name, one in contest.items()}
+    ours = rates.get("afluente")
+    if ours:
+        names = {"stock_faust": "stock_faust", "hand_loop": "hand_loop", "floor": "floor", "quix": "quix"}
+        found["ratios"] = {name: round(ours / rates[key], 2) for name, key in names.items() if rates.get(key)}
+        found["worker_events_per_s"] = ours
+        found["worker_rss_mb"] = contest["afluente"]["rss_mb_max"]
+        found["worker_cpu_us_per_event"] = contest["afluente"]["cpu_us_per_event"]
+    edge = results.get("edge", {})
+    if "edge_noop_ratio" in edge:
+        found.setdefault("ratios", {})["edge_noop"] = edge["edge_noop_ratio"]
+    if edge.get("batch_100_events_per_s"):
+        pairs = zip(edge["batch_100_events_per_s"], edge["batch_100_edge_cores"], strict=True)
+        found["edge_events_per_s_per_core"] = round(statistics.median(rate / cores for rate, cores in pairs))
+    half = results.get("latency", {}).get("half_load", {})
+    for name in ("p50", "p99"):
+        if half.get(f"{name}_s") is not None:
+            found[f"queryable_{name}_s"] = half[f"{name}_s"]
+    return found
 
 
 def show(results: dict[str, Any]) -> None:
     """One line a figure."""
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for title in ("benchmark", "figure", "value"):
+    for title in ("figure", "value"):
         table.add_column(title)
-    for name in BENCHMARKS:
-        for figure, value in results.get(name, {}).items():
-            table.add_row(name, figure, json.dumps(value))
+    for line in page.contest_lines(results):
+        table.add_row(line[0], "  ".join(line[1:]))
+    for figure, value in headlines(results).items():
+        table.add_row(figure, json.dumps(value))
     Console().print(table)
 
 
 def main() -> None:
-    """Runs all, or the one that --only (or ONLY= of make) names."""
+    """Runs all, or the one that --only (or ONLY= of make) names; what was not run is kept from the last time."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", choices=sorted(BENCHMARKS), default=os.environ.get("ONLY") or None)
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()
-    results: dict[str, Any] = {"conditions": conditions()}
+    kept = json.loads(options.out.read_text(encoding="utf-8")) if options.only and options.out.exists() else {}
+    results: dict[str, Any] = {name: kept[name] for name in BENCHMARKS if name in kept}
+    began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="afluente-bench-") as folder:
         environ = {f"AFLUENTE_{name}_PORT": str(free_port()) for name in PORTS}
         stack = Stack(Path(folder), environ)
-        err.print("starting a stack …", style="dim")
-        stack.up()
+        tell("starting a stack")
         try:
+            stack.up(("kafka", "postgres", "clickhouse", "edge", "worker"))
             for name, measure in BENCHMARKS.items():
                 if options.only in {None, name}:
-                    err.print(f"{name} …", style="dim")
-                    results[name] = measure(stack)
+                    tell(f"{name} …")
+                    results[name] = {**measure(stack, results), "conditions": conditions()}
         finally:
             stack.down()
+    results = {"conditions": conditions(), **headlines(results), **results}
+    results["conditions"]["seconds"] = round(time.monotonic() - began)
     options.out.parent.mkdir(exist_ok=True)
     options.out.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
     show(results)
+    if options.out == RESULTS:
+        page.write(results)
 
 
 if __name__ == "__main__":

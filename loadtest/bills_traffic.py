@@ -3,6 +3,7 @@
 import datetime as dt
 import os
 import random
+import re
 import subprocess
 from collections import Counter
 from dataclasses import dataclass, field
@@ -39,6 +40,7 @@ WHERE tenant_id = :'tenant' AND bill_id = :'first' AND number = 2;
 DELETE FROM bills WHERE tenant_id = :'tenant' AND id = :'second';
 COMMIT;
 """
+CHANGES: Final = re.compile(r"^(?:INSERT|UPDATE|DELETE) ", re.MULTILINE)
 
 
 class RefusedByEdge(RuntimeError):  # noqa: N818 - what happened
@@ -139,4 +141,4 @@ def by_hand(psql: Path, url: str, tenant_id: str) -> int:
     )
     if done.returncode:
         raise RefusedByEdge(f"psql: {done.stderr[:500]}")
-    return BY_HAND.count(";") - BY_HAND.count("BEGIN;") - BY_HAND.count("COMMIT;") - BY_HAND.count("SET LOCAL")
+    return len(CHANGES.findall(BY_HAND))

@@ -7,6 +7,7 @@ the contestants, whose documentation teaches JSON and whose libraries read it fa
 import datetime as dt
 import itertools
 import random
+import time
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ DUPLICATES_EVERY = 10  # every tenth record is the one before, sent again
 QUEUE_RECORDS = 200_000
 POLL_EVERY = 1_000  # records between two looks at the producer's answers
 WAIT_S = 30.0
+POLL_S = 0.1
 SAMPLE = 4_096  # tenants drawn in advance, so that the skew costs nothing
 
 
@@ -49,10 +51,16 @@ class Shape:
 
 
 def create(settings: Settings, topic: str, partitions: int) -> None:
-    """A topic of this machine's broker, made anew."""
+    """A topic of this machine's broker, made anew: what was in it is gone."""
     admin = AdminClient({"bootstrap.servers": settings.kafka_url})
-    found = admin.create_topics([NewTopic(topic, partitions, 1)])[topic]
-    found.result(WAIT_S)
+    if topic in admin.list_topics(timeout=WAIT_S).topics:
+        admin.delete_topics([topic])[topic].result(WAIT_S)
+    deadline = time.monotonic() + WAIT_S
+    while topic in admin.list_topics(timeout=WAIT_S).topics:
+        if time.monotonic() > deadline:
+            raise RuntimeError(f"{topic} is still there")
+        time.sleep(POLL_S)
+    admin.create_topics([NewTopic(topic, partitions, 1)])[topic].result(WAIT_S)
 
 
 def fill(settings: Settings, topic: str, shape: Shape) -> Corpus:
@@ -84,7 +92,7 @@ def fill(settings: Settings, topic: str, shape: Shape) -> Corpus:
 
 
 def skewed_tenants(count: int) -> list[str]:
-    """Tenants in the order of their events: of 50, the first has a seventh of them, the last a hundredth."""
+    """Tenants in the order of their events: of 50 the first has a seventh of them, the last a hundredth."""
     drawn = random.Random(count)
     names = [str(uuid.uuid5(uuid.NAMESPACE_OID, f"bench-{number}")) for number in range(count)]
     return [names[int(drawn.random() ** 2 * count)] for _ in range(max(SAMPLE, 2 * count))]

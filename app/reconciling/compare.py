@@ -140,10 +140,13 @@ async def _judge(
     for key, month, stamp in chunk:
         found = differences(key, there.get(key.id), mirrored.get(key.id, ()))
         now = stamps.get(key.id, NO_STAMP)
+        months = [one.month for one in found]
+        if found and now != stamp:
+            # One suspect stays one, wherever the row has gone.
+            left.add(Candidate(key, month if month in months else months[0], now))
+            continue
         for one in found:
-            if now != stamp:
-                left.add(Candidate(key, one.month, now))
-            elif one.month == month:  # a row that is wrong in two months is suspected in both
+            if one.month == month:  # a row that is wrong in two months is suspected in both
                 wrong.add(Candidate(key, month, now))
                 verdict.note(one)
 

@@ -37,7 +37,32 @@ INSERT_SETTINGS: Final = {
 
 # Codes of ClickHouse's ErrorCodes.cpp. The first set passes by itself; the second speaks of the rows; all else is ours.
 RETRY_CODES: Final = frozenset(
-    {3, 159, 164, 173, 198, 202, 203, 209, 210, 225, 236, 241, 242, 243, 252, 285, 286, 319, 394, 425, 439, 745, 999}
+    {
+        3,
+        75,
+        159,
+        164,
+        173,
+        198,
+        202,
+        203,
+        209,
+        210,
+        225,
+        236,
+        241,
+        242,
+        243,
+        252,
+        285,
+        286,
+        319,
+        394,
+        425,
+        439,
+        745,
+        999,
+    }
 )
 ROW_CODES: Final = frozenset(
     {6, 25, 26, 27, 32, 33, 38, 41, 53, 69, 70, 72, 117, 130, 131, 190, 321, 349, 376, 407, 441, 467, 748, 1000, 1001}

@@ -8,9 +8,10 @@ request gets a fresh connection and settings never leak from one request into th
 import contextlib
 import fcntl
 import re
+import tempfile
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from xml.sax.saxutils import escape
@@ -47,6 +48,7 @@ SERVER_SETTINGS: dict[str, int] = {
     "max_thread_pool_size": THREADS_MAX,
 }
 MERGE_TREE_SETTINGS: dict[str, int] = {"fsync_after_insert": 1, "fsync_part_directory": 1}
+INSERT_BLOCK_ROWS = "1048449"  # a server's default
 INSERT_BLOCK_BYTES = 128 * MIB  # large inserts are cut here; a server's 256 MiB needs 1 GB while columns grow
 SESSION_DEFAULTS: dict[str, int] = {
     "max_memory_usage": QUERY_MEMORY_BYTES,
@@ -56,6 +58,8 @@ SESSION_DEFAULTS: dict[str, int] = {
     "max_partitions_per_insert_block": 0,
     "async_insert": 0,  # an acknowledged insert is a part on disk, never a buffer
 }
+# Codes of ClickHouse's ErrorCodes.cpp that an insert can end with after its rows were taken: the file system, memory.
+WRITE_FAULTS = (74, 75, 76, 77, 173, 241, 242, 243, 252)
 UNKNOWN_EXCEPTION = 1002  # ClickHouse's code for what has none
 ERROR_CODE = re.compile(r"Code: (\d+)")
 ERROR_NAME = re.compile(r"\(([A-Z][A-Z0-9_]+)\)(?: \(version [^)]*\))?\s*$")
@@ -109,6 +113,7 @@ class Engine:
         if not PATH_ALLOWED.fullmatch(str(folder)):
             raise ValueError(f"data folder {folder}: the characters ? & % # ' \\ are not allowed in AFLUENTE_HOME")
         folder.mkdir(parents=True, exist_ok=True)
+        self.folder = folder
         self._lock = (folder / "afluente.lock").open("w")
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the system lets go of it when we are killed
@@ -161,6 +166,17 @@ class Engine:
         finally:
             connection.close()
 
+    def write_faults(self) -> tuple[int, str]:
+        """How often the engine failed to write since it was opened, and the last such error as it would tell it."""
+        codes = ", ".join(map(str, WRITE_FAULTS))
+        sql = (
+            "SELECT sum(value), argMax(concat('Code: ', toString(code), '. DB::Exception: ',"  # noqa: S608 - constants
+            " replaceRegexpAll(last_error_message, '\\s+', ' '), ' (', name, ')'), last_error_time)"
+            f" FROM system.errors WHERE code IN ({codes})"
+        )
+        count, _, told = self.execute(sql.encode(), {}, "default").body.decode("utf-8", "replace").partition("\t")
+        return int(count), told.rstrip("\n")
+
     def statement_count(self, sql: bytes) -> int:
         """How many statements the engine's parser sees; 0 when it cannot parse the text."""
         try:
@@ -198,50 +214,48 @@ class Engine:
 
 
 class Insert:
-    """One INSERT whose rows arrive in pieces. The engine squashes them into blocks exactly as a server does."""
+    """One INSERT whose rows arrive in pieces, and are given to the engine when they are all here.
+
+    chdb has inserts in streams of its own, but they hide what happens at their end: with too little memory for the last
+    block, the only one of a batch, they answer that all rows are written and none is. As a file that a statement reads,
+    the same rows are inserted or refused with the engine's own error.
+    """
 
     def __init__(
         self, engine: Engine, statement: bytes, rows_format: str, settings: Mapping[str, str], database: str
     ) -> None:
         self._engine = engine
-        self._started = time.monotonic_ns()
-        self._connection = engine.session(settings, database)
-        try:
-            self._handle = self._connection.send_insert(statement, rows_format)
-        except ENGINE_ERRORS as error:
-            self._connection.close()
-            raise engine.failure(error) from None
+        self._statement = statement
+        self._format = rows_format
+        # What bounds an insert's blocks on a server bounds a file's through the setting for reads.
+        self._settings = {**settings, "max_block_size": settings.get("max_insert_block_size", INSERT_BLOCK_ROWS)}
+        self._database = database
+        self._rows = tempfile.TemporaryFile(dir=engine.folder)  # noqa: SIM115 - lives as long as the insert
+        self._faults, _ = engine.write_faults()
 
     def append(self, rows: bytes) -> None:
-        """Feed a piece, cut anywhere. Closes the insert when the engine refuses it."""
-        try:
-            self._connection.insert_append(self._handle, rows)
-        except ENGINE_ERRORS as error:
-            self.cancel()
-            raise self._engine.failure(error) from None
+        """Keep a piece, cut anywhere, on disk: an insert may be larger than memory."""
+        self._rows.write(rows)
 
     def finish(self) -> Answer:
         """Commit. When this returns, the rows are parts on disk."""
+        self._rows.flush()
+        self._rows.seek(0)
+        source = f" FROM INFILE '/proc/self/fd/{self._rows.fileno()}' FORMAT {self._format}".encode()
         try:
-            result = self._connection.insert_done(self._handle)
-        except ENGINE_ERRORS as error:
-            raise self._engine.failure(error) from None
+            answer = self._engine.execute(self._statement + source, self._settings, self._database)
         finally:
-            self._connection.close()
-        return Answer(
-            written_rows=result.rows_written(),
-            written_bytes=result.bytes_written(),
-            read_rows=result.rows_written(),
-            read_bytes=result.bytes_written(),
-            result_rows=result.rows_written(),
-            elapsed_ns=time.monotonic_ns() - self._started,
-        )
+            self._rows.close()
+        # The library says yes to an insert whose part could not be written (seen with a full disk): its rows are gone.
+        # Another insert's fault at the same time is taken for ours: a retry too many, never a row too few.
+        faults, told = self._engine.write_faults()
+        if faults > self._faults:
+            raise QueryFailed(told)
+        return replace(answer, read_rows=answer.written_rows, read_bytes=answer.written_bytes)
 
     def cancel(self) -> None:
-        """Give up: blocks already complete stay, as on a server; the open one is dropped."""
-        with contextlib.suppress(RuntimeError):
-            self._connection.insert_cancel(self._handle)
-        self._connection.close()
+        """Give up: nothing of it is inserted."""
+        self._rows.close()
 
 
 def _name(name: str) -> str:

@@ -27,8 +27,8 @@ def run(command: Sequence[str], environ: Mapping[str, str], name: str, processes
     deadline = 0.0
     status = 0
     forwarded = 0
-    while any(process.poll() is None for process in crew):
-        ended = [process.returncode for process in crew if process.returncode is not None]
+    while None in (statuses := [process.poll() for process in crew]):
+        ended = [code for code in statuses if code is not None]
         if ended and not deadline:
             asked.append(signal.SIGTERM)
         status = status or next((code for code in ended if code), 0)

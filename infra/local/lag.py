@@ -106,7 +106,7 @@ def _commits(settings: Settings, partitions: list[TopicPartition]) -> dict[tuple
     # process when the coordinator is still loading.
     consumer = Consumer({
         "bootstrap.servers": settings.kafka_url,
-        "group.id": GROUP_ID,
+        "group.id": settings.group_id,
         "enable.auto.commit": False,
         "log_level": 2,
     })  # fmt: skip

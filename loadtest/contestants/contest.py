@@ -5,7 +5,6 @@ Standard library alone, since Quix Streams runs in a virtual environment of its 
 
 import json
 import os
-import sys
 import time
 from dataclasses import dataclass
 
@@ -58,5 +57,5 @@ class Clock:
     def finish(self, records: int) -> None:
         """Say how it went."""
         seconds, cpu = time.monotonic() - self.began, time.process_time() - self._cpu
-        print(json.dumps({"records": records, "seconds": seconds, "cpu_s": cpu}), flush=True)  # noqa: T201 - the answer
-        sys.stdout.flush()
+        answer = json.dumps({"records": records, "seconds": seconds, "cpu_s": cpu}) + "\n"
+        os.write(1, answer.encode())  # Faust has put its log in the place of sys.stdout

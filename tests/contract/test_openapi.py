@@ -23,6 +23,7 @@ KEY_OF = {
     "/webhooks": "write_key",
     "/tracking": "read_key",
     "/sales": "read_key",
+    "/analytics": "app_key",
     "/bills": "app_key",
     "/occurrences": "app_key",
 }
@@ -115,7 +116,7 @@ def test_every_route_says_who_may_and_what_can_go_wrong() -> None:
     """Each write and read route publishes its keys and its errors as problem+json."""
     for path, item in document()["paths"].items():
         for operation in item.values():
-            if not path.startswith(("/track", "/webhooks", "/sales", "/bills", "/occurrences")):
+            if not path.startswith(("/track", "/webhooks", "/sales", "/bills", "/occurrences", "/analytics")):
                 continue
             assert operation["security"], path
             for status in ("401", "403", "422" if "webhooks" not in path else "400", "503"):

@@ -84,9 +84,10 @@ def start_over(case: Case) -> None:
     def reset() -> bool:
         try:
             # Refused while the group has a member: a killed one is a member until its session ends.
-            return admin.alter_consumer_group_offsets([asked])[GROUP_ID].result(ASK_S) is not None
+            told = admin.alter_consumer_group_offsets([asked])[GROUP_ID].result(ASK_S)
         except KafkaException:
             return False
+        return not any(one.error for one in told.topic_partitions)
 
     poll(reset, "the group takes its first offsets", every_s=0.5)
     assert all(at == 0 for tp, (at, _) in case.oracle.positions().items() if tp.topic == TRACKING_COLLECTED.name)

@@ -10,7 +10,8 @@ import uuid
 import asyncpg
 import httpx
 
-from infra.local import cdc_actions
+from app.telemetry import cdc_metrics
+from infra.local import cdc_actions, cdc_watch
 from infra.local.cdc_state import definition, report
 from tests.support.cdc_parts import PARTITIONS, Cdc
 
@@ -98,6 +99,19 @@ def test_killed_while_streaming_no_change_is_missing(cdc: Cdc):
     cdc.wait_verdict({"running"})
 
 
+def test_postgres_killed_while_streaming_is_followed_again(cdc: Cdc):
+    """After SIGKILL of Postgres Debezium connects again by itself, and what was committed on both sides comes."""
+    changes = cdc.changes()
+    before, after = uuid.uuid4(), uuid.uuid4()
+    restarts = cdc.stack.records()["postgres"].restarts
+    asyncio.run(_insert(cdc, before))
+    cdc.stack.kill("postgres")
+    cdc.stack.wait("postgres", restarts + 1)
+    asyncio.run(_insert(cdc, after))
+    changes.bills({before, after}, "both rows", "c")
+    cdc.wait_verdict({"running"})
+
+
 def test_a_missing_slot_is_named_and_mended(cdc: Cdc):
     """A slot that somebody dropped: Debezium refuses to run, the status says so, and `mend` closes the gap."""
     lost, gone = uuid.uuid4(), uuid.uuid4()
@@ -116,6 +130,8 @@ def test_a_missing_slot_is_named_and_mended(cdc: Cdc):
     changes = cdc.changes()
     asyncio.run(rob())
     assert cdc.wait_verdict({"slot missing"}) < NAMED_WITHIN_S
+    assert asyncio.run(cdc_watch.look(cdc.settings)) == "slot missing"
+    assert b'afluente_cdc_slot_whole{slot="afluente_bills"} 0.0' in cdc_metrics.exposition()
     assert "cdc mend" in cdc.cli("status", status=1)["advice"]
     done = cdc.cli("mend")
     assert done["mended"]

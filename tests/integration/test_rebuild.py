@@ -33,7 +33,7 @@ def tenant(stack: BillsStack) -> str:
 def fingerprint(stack: BillsStack, table: str) -> str:
     """Rows and a hash over every column of all of them, as a reader with FINAL sees them."""
     rows = f"SELECT {COLUMNS} FROM afluente.{table} FINAL"
-    return stack.clickhouse(f"SELECT count(), sum(cityHash64(*)) FROM ({rows})")
+    return stack.clickhouse(f"SELECT count(), sum(cityHash64(toString(tuple(*)))) FROM ({rows})")
 
 
 def churn(stack: BillsStack, tenant: str) -> None:

@@ -14,6 +14,7 @@ from confluent_kafka import Consumer, TopicPartition
 from tests.support.bills_stack import BillsStack
 
 BILLS = 60
+HOT_ROWS = 40  # rewritten all the time by the storm
 # The row in a subquery: a replaced column would stand for itself in WHERE.
 ROW = """SELECT * REPLACE ({change}) FROM
     (SELECT * FROM afluente.bill_occurrences FINAL WHERE tenant_id = '{tenant}' AND id = '{id}')"""
@@ -123,19 +124,21 @@ def test_rows_that_change_meanwhile_are_not_differences(stack: BillsStack, tenan
     storm = threading.Thread(target=lambda: asyncio.run(_storm(stack, tenant, done)))
     storm.start()
     try:
-        found = [stack.afluente("reconcile", "bills", "--tenant", tenant, "--json", status=0) for _ in range(3)]
+        found = [stack.afluente("reconcile", "bills", "--tenant", tenant, "--json", status=None) for _ in range(2)]
     finally:
         done.set()
         storm.join()
-    assert [one["differences"] for one in found] == [0, 0, 0]
+    # A row that changed between all passes is unsettled: that is no verdict on it, and no difference.
+    assert [one["differences"] for one in found] == [0, 0]
+    assert all(one["unsettled"] <= HOT_ROWS for one in found)
     stack.converge(tenant)
+    assert stack.afluente("reconcile", "bills", "--tenant", tenant, "--json")["equal"]
 
 
 async def _storm(stack: BillsStack, tenant: str, done: threading.Event) -> None:
     connection = await stack.connect()
-    ids = [
-        row[0] for row in await connection.fetch("SELECT id FROM bill_occurrences WHERE tenant_id = $1", UUID(tenant))
-    ]
+    hot = "SELECT id FROM bill_occurrences WHERE tenant_id = $1 LIMIT $2"
+    ids = [row[0] for row in await connection.fetch(hot, UUID(tenant), HOT_ROWS)]
     chance = random.Random(5)
     while not done.is_set():
         async with connection.transaction():

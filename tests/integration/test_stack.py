@@ -17,7 +17,7 @@ from infra.local.home import ROOT
 from infra.local.ports import PortTaken, free_port
 from infra.local.stack import Progress, Stack, StackError
 
-PORT_NAMES = ("KAFKA", "POSTGRES", "CLICKHOUSE", "EDGE", "WORKER")
+PORT_NAMES = ("KAFKA", "POSTGRES", "CLICKHOUSE", "EDGE", "WORKER", "CONNECT", "WATCH")
 STORES = ("kafka", "postgres")
 
 
@@ -113,6 +113,22 @@ async def test_postgres_has_two_roles_and_logical_decoding(stack: Stack):
     finally:
         await owner.close()
         await app.close()
+
+
+async def test_a_home_without_the_capture_role_gets_it(tmp_path: Path):
+    """A home that is older than change data capture, or has lost its secret, starts, and the role logs in."""
+    stack = new_stack(tmp_path / "home")
+    try:
+        stack.up(["postgres"])
+        stack.down()
+        lines = stack.home.env_file.read_text().splitlines(keepends=True)
+        stack.home.env_file.write_text("".join(each for each in lines if "POSTGRES_CDC_URL" not in each))
+        stack.up(["postgres"])
+        role = await asyncpg.connect(stack.settings.postgres_cdc_url.get_secret_value())
+        assert await role.fetchval("SELECT rolreplication FROM pg_roles WHERE rolname = current_user")
+        await role.close()
+    finally:
+        stack.down()
 
 
 def test_topics_are_as_declared_and_lag_is_read(stack: Stack):

@@ -5,11 +5,12 @@ broker through a line that a test can break, while the brokers speak to each oth
 """
 
 import asyncio
-import re
+import json
 import shutil
 import subprocess
 import uuid
 from base64 import urlsafe_b64encode
+from collections import Counter
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -102,6 +103,8 @@ class Cluster:
         settings = Settings(kafka_url=self.url, replication_factor=len(self.brokers))
         changes = declared.plan(TOPICS, declared.read_cluster(self.admin, TOPICS), settings, force=False)
         declared.apply(self.admin, TOPICS, changes, settings)
+        for topic in TOPICS:
+            self.await_in_sync(topic.name)
         return self
 
     def format(self, broker: Broker) -> None:
@@ -156,15 +159,13 @@ class Cluster:
 
     def controller(self) -> Broker:
         """The active controller of the quorum."""
-        # Clients are told any broker as the controller; only the quorum's own tool says who it is.
-        command = jvm.command(
-            "kafka", JVM, "org.apache.kafka.tools.MetadataQuorumCommand", "--bootstrap-server", self.url,
-            "describe", "--status",
-        )  # fmt: skip
-        told = subprocess.run(command, check=True, capture_output=True, text=True, timeout=FORMAT_S).stdout
-        found = re.search(r"LeaderId:\s+(\d+)", told)
-        assert found is not None, told
-        return next(one for one in self.brokers if one.number == int(found[1]))
+        # Clients are told any broker as the controller; each voter writes down which one it follows.
+        told = Counter(
+            json.loads(path.read_text("utf-8"))["leaderId"]
+            for path in (one.folder / "log" / "__cluster_metadata-0" / "quorum-state" for one in self.brokers)
+        )
+        leader = told.most_common(1)[0][0]
+        return next(one for one in self.brokers if one.number == leader)
 
     def await_in_sync(self, topic: str) -> None:
         """Until every replica of a topic has caught up."""

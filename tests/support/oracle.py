@@ -103,9 +103,19 @@ class Oracle:
         found = {}
         for topic in topics:
             for partition in self._kafka.list_topics(topic, timeout=ASK_S).topics[topic].partitions:
-                _, high = self._kafka.get_watermark_offsets(TopicPartition(topic, partition), timeout=ASK_S)
-                found[TP(topic, partition)] = high
+                found[TP(topic, partition)] = self._end(topic, partition)
         return found
+
+    def _end(self, topic: str, partition: int) -> int:
+        """One of them; a leader that has just moved is asked again."""
+        until = time.monotonic() + ASK_S
+        while True:
+            try:
+                return int(self._kafka.get_watermark_offsets(TopicPartition(topic, partition), timeout=ASK_S)[1])
+            except KafkaException:
+                if time.monotonic() > until:
+                    raise
+                time.sleep(POLL_S)
 
     def positions(self) -> dict[TP, tuple[int, Range | None]]:
         """Committed offset and pending range of each source partition."""

@@ -25,11 +25,11 @@ MIB: Final = 1 << 20
 
 def _table(rows: list[PartitionLag]) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold", caption_justify="left")
-    for title in ("pipeline", "topic", "partition", "committed", "end", "lag", "oldest", "state", "pending"):
-        table.add_column(title, justify="left" if title in {"pipeline", "topic", "state", "pending"} else "right")
+    for title in ("pipeline", "partition", "committed", "end", "lag", "oldest", "state", "pending"):
+        table.add_column(title, justify="left" if title in {"pipeline", "state", "pending"} else "right")
     for row in rows:
         table.add_row(
-            row.pipeline, row.topic, str(row.partition),
+            row.pipeline, str(row.partition),
             "-" if row.committed is None else f"{row.committed:,}", f"{row.end:,}", f"{row.lag:,}",
             "" if row.oldest_s is None else f"{row.oldest_s:,.1f} s",
             f"[{COLOURS[row.state]}]{row.state}[/]", pending_text(row.pending),
@@ -103,7 +103,7 @@ def lag(
         total = sum(row.lag for row in rows)
         stuck = sorted({row.pipeline for row in rows if row.state == "stuck"})
         print_json({
-            "group": GROUP_ID, "lag": total, "stuck": stuck, "partitions": [row.document for row in rows],
+            "group": settings.group_id, "lag": total, "stuck": stuck, "partitions": [row.document for row in rows],
             "slot": _slot_document(_slot(settings)),
         })  # fmt: skip
         return

@@ -55,6 +55,7 @@ POISON = [
     ("not_a_change", moved(sequence='["-9","-8"]')),
     ("not_a_change", moved(sequence=f'["1","{1 << 63}"]')),
     ("not_a_change", moved(ts_ms=None)),
+    ("not_a_change", moved(ts_ms=1 << 62)),
     ("not_a_change", moved(txId="7")),
     ("unknown_table", moved(table="tenants")),
     ("unknown_table", moved(table=None)),

@@ -10,9 +10,10 @@ from agents import topology
 from app.formats import Enveloped, Format
 from app.inspection import Inspected
 from app.outputs import Emitted, Outputs
-from app.pipeline import Loop, Pipeline, Work
+from app.pipeline import Loop, Parts, Pipeline, Work
 from app.ranges import Range
 from app.settings import Settings
+from app.sinks.clickhouse import ClickHouseSink
 from schemas.bills import BILLS
 from schemas.emits import BILLS_EVENTS
 from schemas.envelope import HEADER_ID, HEADER_SCHEMA, HEADER_TENANT, HEADER_TYPE
@@ -55,10 +56,10 @@ def test_a_rebuild_and_the_loop_name_a_record_alike(form: Format, records: list[
 
 def test_events_that_the_map_does_not_name_stop_the_process() -> None:
     """A topic that nobody declared is one that nobody made: loud, before anything is written."""
-    loop = Loop(replace(MIRROR, emits=()), None, None)  # type: ignore[arg-type]
+    parts = Parts(Settings(), *(None,) * 3, ClickHouseSink(Settings()))  # type: ignore[arg-type]
     with pytest.raises(RuntimeError, match="does not name"):
-        loop.process(work(MIRROR, changes()))
-    assert Loop(MIRROR, None, None).process(work(MIRROR, changes())).produced  # type: ignore[arg-type]
+        Loop(replace(MIRROR, emits=()), parts, None).process(work(MIRROR, changes()))  # type: ignore[arg-type]
+    assert Loop(MIRROR, parts, None).process(work(MIRROR, changes())).produced  # type: ignore[arg-type]
 
 
 def test_an_event_leaves_under_the_envelope_and_the_key_of_its_tenant() -> None:

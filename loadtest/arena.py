@@ -111,6 +111,7 @@ class Arena:
                 topic=corpus.topic,
                 group=f"contest-{os.getpid()}-{number}",
                 records=corpus.records,
+                distinct=corpus.distinct,
                 clickhouse=self.settings.clickhouse_url.removeprefix("http://"),
                 password=self.settings.clickhouse_password.get_secret_value(),
                 database=database,

@@ -8,6 +8,7 @@ import os
 import time
 from dataclasses import dataclass
 
+NUMBERS = ("records", "distinct")
 COLUMNS = ("tenant_id", "event_id", "event_type", "occurred_at", "received_at", "url", "properties")
 
 
@@ -19,6 +20,7 @@ class Contest:
     topic: str
     group: str
     records: int
+    distinct: int  # events among them
     clickhouse: str  # host:port
     password: str
     database: str
@@ -28,8 +30,8 @@ class Contest:
     @classmethod
     def read(cls) -> "Contest":
         """From the environment, as `environ` wrote it."""
-        values = {name: os.environ[f"CONTEST_{name.upper()}"] for name in cls.__slots__ if name != "records"}
-        return cls(records=int(os.environ["CONTEST_RECORDS"]), **values)
+        values = {name: os.environ[f"CONTEST_{name.upper()}"] for name in cls.__slots__ if name not in NUMBERS}
+        return cls(**values, **{name: int(os.environ[f"CONTEST_{name.upper()}"]) for name in NUMBERS})
 
     def environ(self) -> dict[str, str]:
         """What `read` reads."""

@@ -52,6 +52,7 @@ class Case:
     proxies: Proxies = field(default_factory=Proxies)
     traffic: Traffic = field(init=False)
     others: list[Child] = field(default_factory=list)  # edges and servers of this case alone: they end with it
+    again: set[str] = field(default_factory=set)  # marks of former poison that this case offers once more
     _dead_since: dict[TP, int] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -135,7 +136,9 @@ class Case:
         self.results.add(replace(row, fired=self.fired))
 
     def _judge(self) -> Finding:
-        return self.oracle.judge(self.traffic.history, self.traffic.poison, self._dead_since, self.traffic.tenants)
+        return self.oracle.judge(
+            self.traffic.history, self.traffic.poison, self._dead_since, self.traffic.tenants, self.again
+        )
 
     def _recover(self, check: Callable[[], None] | None = None, timeout_s: float = QUIET_S) -> tuple[float, float]:
         """Seconds from the end of the fault to the first commit after it, and to the last."""

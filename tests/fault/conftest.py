@@ -16,7 +16,7 @@ from infra.local.stack import Stack
 from tests.fault import case as cases
 from tests.fault.case import Case
 from tests.fault.results import FAILED as FAILED_VERDICT
-from tests.fault.results import NOT_HERE, Results, aligned
+from tests.fault.results import NOT_HERE, RIGHT, Results, Row, aligned
 from tests.support.cluster import Cluster
 from tests.support.oracle import Oracle
 from tests.support.traffic import Channel
@@ -126,8 +126,13 @@ def cluster_case(
 
 def named(request: pytest.FixtureRequest) -> tuple[str, str]:
     """The id of a case, by its file and name, and the same in words."""
-    module = Path(str(request.node.path)).stem.removeprefix("test_")
-    name = str(request.node.name).removeprefix("test_")
+    return named_item(request.node)
+
+
+def named_item(item: Any) -> tuple[str, str]:
+    """The same of a collected test."""
+    module = Path(str(item.path)).stem.removeprefix("test_")
+    name = str(item.name).removeprefix("test_")
     return f"{module}/{name}", name.replace("_", " ")
 
 
@@ -147,6 +152,9 @@ RESULTS = pytest.StashKey[Results]()
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Any:
     report = yield
+    if call.when == "call" and not any(isinstance(one, Case) for one in getattr(item, "funcargs", {}).values()):
+        verdict = FAILED_VERDICT if report.failed else RIGHT
+        item.config.stash.setdefault(RESULTS, Results()).add(Row(*named_item(item), "its own comparison", verdict))
     if report.failed and call.when == "call":
         item.stash[FAILED] = True
         given = getattr(item, "funcargs", {})

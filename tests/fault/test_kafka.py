@@ -116,6 +116,7 @@ def test_offsets_reset_and_state_lost(case: Case) -> None:
     case.quiet()
     case.fleet.kill_all()
     start_over(case)
+    case.again = set(case.oracle.dead({}).values())
     shutil.rmtree(case.fleet.home / "worker")
     case.traffic.burst(150)
     case.lifted()

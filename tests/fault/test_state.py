@@ -3,6 +3,7 @@
 import shutil
 import signal
 
+from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 
 from app.batch import TP
@@ -78,7 +79,14 @@ def delete(admin: AdminClient, name: str) -> None:
     """Delete a topic and wait until the cluster has forgotten it."""
     for future in admin.delete_topics([name]).values():
         future.result()
-    poll(lambda: name not in cluster.read_cluster(admin, [TRACKING_COLLECTED]), "the topic is gone")
+
+    def is_gone() -> bool:
+        try:
+            return name not in cluster.read_cluster(admin, [TRACKING_COLLECTED])
+        except KafkaException:
+            return False  # between two answers, the one knows it and the other does not
+
+    poll(is_gone, "the topic is gone")
 
 
 def carry_one_batch(case: Case, variant: str = "") -> None:

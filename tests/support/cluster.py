@@ -173,7 +173,7 @@ class Cluster:
         def in_sync() -> bool:
             try:
                 parts = self.describe().topics[topic].partitions.values()
-            except KafkaException:
+            except (KafkaException, KeyError):  # no leader to ask, or a topic that was made a moment ago
                 return False
             return all(len(one.isrs) == len(self.brokers) for one in parts)
 

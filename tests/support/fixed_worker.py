@@ -12,6 +12,7 @@ from app.pipeline import Loop, Pipeline
 from app.settings import Settings
 from app.source import SourceRecord
 from app.stream import create_app
+from schemas.topics import GATEWAY_RECEIVED
 
 UNKNOWN, KNOWN = b'"order_settled"', b'"order_approved"'
 
@@ -31,7 +32,7 @@ class FixedLoop(Loop):
 def _read(record: Any, events: Events) -> SourceRecord:
     fields = events.schema.decode(record.value)
     value = events.schema.encode({**fields, "body": fields["body"].replace(UNKNOWN, KNOWN)})
-    place = (record.topic, record.partition, record.offset, record.timestamp)
+    place = (GATEWAY_RECEIVED.name, 0, record.offset, record.timestamp)  # a record of a batch does not name its place
     return SourceRecord(*place, record.key, value, record.headers)
 
 

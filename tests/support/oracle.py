@@ -192,11 +192,17 @@ class Oracle:
         return found
 
     def judge(
-        self, history: History, poison: set[str], dead_since: dict[TP, int], priced: Collection[str] = ()
+        self,
+        history: History,
+        poison: set[str],
+        dead_since: dict[TP, int],
+        priced: Collection[str] = (),
+        again: Collection[str] = (),
     ) -> Finding:
         """The verdict on a case: its history against the tables, its poison against the DLQs.
 
-        The events of the tenants in `priced` are worth `worth(id)`: the tables must sum up to that.
+        The events of the tenants in `priced` are worth `worth(id)`: the tables must sum up to that. Poison in `again` is of
+        former cases and may be there once more.
         """
         found: list[Verdict] = verdicts(self._rows, history)
         dead = list(self.dead(dead_since).values())
@@ -209,7 +215,8 @@ class Oracle:
             phantom=sum(len(one.phantom) for one in found),
             dead=len(dead),
             dead_missing=len(poison - set(dead)),
-            dead_strange=len(dead) - len(poison & set(dead)),
+            dead_strange=len(set(dead) - poison - set(again))
+            + sum(n - 1 for m, n in Counter(dead).items() if m in poison),
             money_off=sum((self._money_off(one.stream) for one in found if one.stream.tenant_id in priced), Decimal(0)),
             examples=tuple(text for one in found for text in self._examples(one)),
         )

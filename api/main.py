@@ -16,10 +16,10 @@ from api import (
     analytics,
     bills,
     bills_overdue,
+    bills_page,
     contract,
     errors,
     health,
-    page,
     reading,
     snippet,
     tenant_store,
@@ -107,7 +107,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.include_router(webhooks.router)
     app.include_router(reading.router)
     app.include_router(analytics.router)
-    app.include_router(page.router)
+    app.include_router(bills_page.router)
     app.include_router(bills.router)
     app.include_router(health.router)
     app.include_router(snippet.router)

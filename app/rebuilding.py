@@ -119,8 +119,8 @@ class Rebuild:
         """Begin where the tables of that suffix end: the offsets of a partition come into a table in order."""
         for mirror in self.mirrors:
             rows = await mirrored.query(
-                f"SELECT _partition, max(_offset) FROM {self._name(mirror, suffix)} WHERE _topic = %(topic)s"  # noqa: S608
-                " GROUP BY _partition",
+                f"SELECT _partition, max(_offset) FROM {self._name(mirror, suffix)}"  # noqa: S608
+                " WHERE _topic = %(topic)s GROUP BY _partition",
                 {"topic": self.topic},
             )
             reached = {row[0]: row[1] + 1 for row in rows}

@@ -116,7 +116,8 @@ class _HalfLoad:
         return {"events_per_s": self.rate, "probes": len(self.times_ms), **_seconds(self.times_ms)}
 
     def _look(self, database: str) -> None:
-        query = f"SELECT _partition, max(_offset) FROM {database}.{TABLE} GROUP BY _partition FORMAT TabSeparated"  # noqa: S608
+        table = f"{database}.{TABLE}"
+        query = f"SELECT _partition, max(_offset) FROM {table} GROUP BY _partition FORMAT TabSeparated"  # noqa: S608
         reached = dict(tuple(map(int, line.split())) for line in self.arena.ask(query).splitlines())
         now = time.monotonic()
         with self.lock:

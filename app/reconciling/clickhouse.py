@@ -69,13 +69,14 @@ class Mirrored:
 
     async def tenants(self, table: str) -> set[str]:
         """Every tenant that has rows."""
-        return {row[0] for row in await self.query(f"SELECT DISTINCT toString(tenant_id) FROM {self.name(table)}")}  # noqa: S608
+        rows = await self.query(f"SELECT DISTINCT toString(tenant_id) FROM {self.name(table)}")  # noqa: S608
+        return {row[0] for row in rows}
 
     async def groups(self, mirror: Mirror, tenants: Sequence[str]) -> dict[Group, Figures]:
         """The figures of these tenants, by month."""
         rows = await self.query(
-            f"SELECT toString(tenant_id) AS tenant, {dialect.CLICKHOUSE_MONTH} AS month, {_figures(mirror)}"  # noqa: S608
-            f" FROM {self.name(mirror.table)} FINAL WHERE tenant_id IN %(tenants)s GROUP BY tenant, month, currency",
+            f"SELECT toString(tenant_id) AS tenant, {dialect.CLICKHOUSE_MONTH} AS month,"  # noqa: S608
+            f" {_figures(mirror)} FROM {self.name(mirror.table)} FINAL WHERE tenant_id IN %(tenants)s GROUP BY tenant, month, currency",
             {"tenants": _uuids(tenants)},
         )
         return collected([(Group(row[0], row[1]), *row[2:]) for row in rows])

@@ -65,8 +65,9 @@ class Snapshot:
 
     async def groups(self, mirror: Mirror, tenants: Sequence[str]) -> dict[Group, Figures]:
         """The figures of these tenants, by month."""
+        figures = _FIGURES.format(dialect.postgres_fingerprint(mirror))
         rows = await self._connection.fetch(
-            f"SELECT tenant_id::text, {dialect.POSTGRES_MONTH}, {_FIGURES.format(dialect.postgres_fingerprint(mirror))}"  # noqa: S608
+            f"SELECT tenant_id::text, {dialect.POSTGRES_MONTH}, {figures}"  # noqa: S608
             f" FROM {mirror.table} WHERE tenant_id = ANY($1::uuid[]) GROUP BY 1, 2, 3",
             [UUID(one) for one in tenants],
         )
@@ -74,8 +75,9 @@ class Snapshot:
 
     async def buckets(self, mirror: Mirror, group: Group, digits: int) -> dict[str, Figures]:
         """The figures of one group, by the last digits of the id."""
+        figures = _FIGURES.format(dialect.postgres_fingerprint(mirror))
         rows = await self._connection.fetch(
-            f"SELECT {dialect.postgres_bucket(digits)}, {_FIGURES.format(dialect.postgres_fingerprint(mirror))}"  # noqa: S608
+            f"SELECT {dialect.postgres_bucket(digits)}, {figures}"  # noqa: S608
             f" FROM {mirror.table} WHERE {_IN_GROUP} GROUP BY 1, 2",
             *bounds(group),
         )

@@ -43,7 +43,8 @@ RULES: Final = {
         JOIN pg_index i ON i.indrelid = t.oid AND NOT i.indisunique WHERE i.indkey[0] <> t.tenant
     """,
     "foreign_key": f"""
-        SELECT t.relname, k.conname::text FROM ({TENANT_TABLES}) t JOIN pg_constraint k ON k.conrelid = t.oid AND k.contype = 'f'
+        SELECT t.relname, k.conname::text FROM ({TENANT_TABLES}) t
+        JOIN pg_constraint k ON k.conrelid = t.oid AND k.contype = 'f'
         WHERE NOT t.tenant = ANY(k.conkey)
     """,
     "row_security": f"SELECT relname FROM ({TENANT_TABLES}) t WHERE NOT (relrowsecurity AND relforcerowsecurity)",
@@ -59,7 +60,8 @@ RULES: Final = {
         AND pg_has_role('{APP_ROLE}', c.relowner, 'MEMBER')
     """,
     "definer": """
-        SELECT p.proname::text FROM pg_proc p WHERE p.pronamespace = 'public'::regnamespace AND p.prosecdef AND NOT EXISTS (
+        SELECT p.proname::text FROM pg_proc p
+        WHERE p.pronamespace = 'public'::regnamespace AND p.prosecdef AND NOT EXISTS (
             SELECT 1 FROM unnest(p.proconfig) AS setting WHERE setting LIKE 'search_path=%pg_temp')
     """,
     "definer_for_all": """
@@ -73,7 +75,8 @@ PLANTED: Final = {
     "index": "CREATE TABLE planted (tenant_id uuid PRIMARY KEY, name text); CREATE INDEX ON planted (name)",
     "foreign_key": "CREATE TABLE planted (tenant_id uuid PRIMARY KEY, key uuid REFERENCES api_keys (id))",
     "row_security": "CREATE TABLE planted (tenant_id uuid PRIMARY KEY); ALTER TABLE planted ENABLE ROW LEVEL SECURITY",
-    "policy": f"CREATE TABLE planted (tenant_id uuid PRIMARY KEY); CREATE POLICY p ON planted TO {APP_ROLE} USING (true)",
+    "policy": "CREATE TABLE planted (tenant_id uuid PRIMARY KEY);"
+    f" CREATE POLICY p ON planted TO {APP_ROLE} USING (true)",
     "owner": "CREATE TABLE planted (n integer)",  # asked as if the application were the role that made it
     "definer": "CREATE FUNCTION planted() RETURNS int LANGUAGE sql SECURITY DEFINER AS 'SELECT 1'",
     "definer_for_all": "CREATE FUNCTION planted() RETURNS int LANGUAGE sql SECURITY DEFINER"

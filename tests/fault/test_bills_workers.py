@@ -1,4 +1,4 @@
-"""Several workers carry bills at once, are killed and joined by others: both databases are equal to the cent afterwards."""
+"""Several workers carry bills at once, are killed and joined by others: both databases are equal to the cent."""
 
 import asyncio
 import random

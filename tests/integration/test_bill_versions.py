@@ -19,7 +19,7 @@ Connection = Any  # of asyncpg, as an owner of the tables
 FILES = {one.number: one for one in read_migrations(SCHEMAS / "postgres")}
 ROWS = 1_000_000
 FREE = ROWS - 5  # the last rows are held by somebody who takes his time
-# A writer may wait for one batch, or behind a step that waits LOCK_WAIT_S for a lock: both with room for a busy machine.
+# A writer may wait for one batch, or behind a step that waits LOCK_WAIT_S for a lock; with room for a busy machine.
 LOCK_BOUND_S = LOCK_WAIT_S + 2.0
 
 
@@ -60,7 +60,8 @@ async def fill(connection: Connection, rows: int) -> uuid.UUID:
     """Rows as they were before there were versions."""
     tenant: uuid.UUID = await connection.fetchval("INSERT INTO tenants (name) VALUES ('full') RETURNING id")
     await connection.execute(
-        "INSERT INTO bills (tenant_id, id, user_id, category, amount, currency, due_date, created_at, updated_at, actor)"
+        "INSERT INTO bills"
+        " (tenant_id, id, user_id, category, amount, currency, due_date, created_at, updated_at, actor)"
         " SELECT $1, lpad(to_hex(n), 32, '0')::uuid, 'u' || n % 100, 'c' || n % 10, n % 1000 + 1, 'BRL',"
         " '2026-01-01'::date + n % 700, '2026-01-01', '2026-01-01', 'before' FROM generate_series(1, $2::int) AS n",
         tenant, rows,
@@ -163,7 +164,8 @@ async def _numbered(connection: Connection, rows: int) -> bool:
     ):
         return False
     there: bool = await connection.fetchval(
-        "SELECT version IS NOT NULL FROM bills WHERE id = lpad(to_hex($1::int), 32, '0')::uuid AND tenant_id = (SELECT id FROM tenants)",
+        "SELECT version IS NOT NULL FROM bills WHERE id = lpad(to_hex($1::int), 32, '0')::uuid"
+        " AND tenant_id = (SELECT id FROM tenants)",
         rows,
     )
     return there
@@ -173,8 +175,8 @@ async def _check(connection: Connection, updates: dict[int, int]) -> None:
     rows = await connection.fetch("SELECT id, version FROM bills WHERE version <> 1")
     assert {row["id"].int: row["version"] - 1 for row in rows} == updates
     still = await connection.fetchrow(
-        "SELECT count(*) AS rows, count(version) AS versions, max(updated_at)::date::text AS latest, max(actor) AS actor"
-        " FROM bills WHERE version = 1"
+        "SELECT count(*) AS rows, count(version) AS versions, max(updated_at)::date::text AS latest,"
+        " max(actor) AS actor FROM bills WHERE version = 1"
     )
     assert tuple(still) == (ROWS - len(updates), ROWS - len(updates), "2026-01-01", "before")
     nullable = await connection.fetch(
@@ -190,8 +192,11 @@ async def test_a_version_counts_whatever_the_client_sends(parts: Parts, owner: C
     """1, then one more each time; time and actor are set too, from the setting or from the role."""
     await migrate(parts, *[FILES[number] for number in (1, 2, 3, 4)])
     tenant = await fill(owner, 1)
-    await owner.execute("INSERT INTO bill_occurrences (tenant_id, bill_id, user_id, number, installments, amount, currency,"
-                        " due_date, version) SELECT tenant_id, id, 'u', 1, 1, 1, 'BRL', '2026-01-01', 99 FROM bills")  # fmt: skip
+    await owner.execute(
+        "INSERT INTO bill_occurrences"
+        " (tenant_id, bill_id, user_id, number, installments, amount, currency, due_date, version)"
+        " SELECT tenant_id, id, 'u', 1, 1, 1, 'BRL', '2026-01-01', 99 FROM bills"
+    )
     for table in ("bills", "bill_occurrences"):
         seen = [await owner.fetchrow(f"SELECT version, actor FROM {table}")]
         seen.append(

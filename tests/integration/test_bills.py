@@ -153,7 +153,7 @@ class TestKeys:
     """Who may."""
 
     def test_only_app_keys_open_bills(self, parts: Parts, tenant: dict[str, str]) -> None:
-        """A write key stands in pages and a read key is for tracking: both are 403 on every bills route; none is 401."""
+        """A write key stands in pages, a read key is for tracking: both are 403 on every bills route; none is 401."""
         anything = uuid.uuid4()
         routes = [
             ("POST", "/bills"), ("GET", "/bills"), ("GET", f"/bills/{anything}"), ("PATCH", f"/bills/{anything}"),

@@ -112,7 +112,7 @@ def test_a_running_request_holds_its_key(parts: Parts, client: httpx.Client) -> 
 
 
 def test_everything_at_once_adds_up(client: httpx.Client) -> None:
-    """Payments, edits and cancellations of the same bills from many sides: no deadlock, no 5xx but 503, and the laws hold."""
+    """Payments, edits and cancellations of the same bills from many sides: no deadlock, no 5xx but 503."""
     bills = [made(client, installments=4, amount="1000.00") for _ in range(3)]
 
     def meddle(seed: int) -> list[int]:
@@ -144,7 +144,7 @@ def test_everything_at_once_adds_up(client: httpx.Client) -> None:
 
 @pytest.mark.parametrize("sort", ["due_date", "-due_date", "created_at", "-created_at"])
 def test_pages_hold_each_row_once_while_rows_come_and_go(client: httpx.Client, sort: str) -> None:
-    """Following next_cursor gives every row that was there all along exactly once, in order, whatever is added or deleted."""
+    """Following next_cursor gives every row that was there all along once, in order, whatever is added or deleted."""
     chance = random.Random(sort)
 
     def add() -> dict[str, Any]:

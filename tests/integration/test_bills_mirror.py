@@ -207,7 +207,8 @@ def test_installments_over_forty_years_are_one_batch(running: Running) -> None:
 def _replayed(running: Running) -> dict[str, Any]:
     asked = ["replay", "--pipeline", "bills.mirror", "--from", "1h", "--yes", "--json"]
     done = subprocess.run(
-        [sys.executable, "-m", "infra.local.cli", *asked], cwd=ROOT, env=running.stack.environ, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False,
+        [sys.executable, "-m", "infra.local.cli", *asked],
+        cwd=ROOT, env=running.stack.environ, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     found: dict[str, Any] = json.loads(done.stdout)

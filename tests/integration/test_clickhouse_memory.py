@@ -1,4 +1,4 @@
-"""Laws of the embedded ClickHouse when memory is short: an insert is there whole, or it is refused; never a false yes."""
+"""Laws of the embedded ClickHouse when memory is short: an insert is there whole, or is refused; never a false yes."""
 
 import itertools
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""Mirrors built anew from their topic on real parts: equal to the byte, while the worker writes, and never from a stump."""
+"""Mirrors built anew from their topic on real parts: equal to the byte, while the worker writes, never from a stump."""
 
 import asyncio
 import threading

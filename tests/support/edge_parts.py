@@ -114,7 +114,8 @@ class Parts:
         code = (
             "import typer, sys\nfrom infra.local.commands import bills, key, tenant, webhook\n"
             "app = typer.Typer()\n"
-            "for m, n in ((bills, 'bills'), (tenant, 'tenant'), (key, 'key'), (webhook, 'webhook')): app.add_typer(m.app, name=n)\napp()"
+            "for m, n in ((bills, 'bills'), (tenant, 'tenant'), (key, 'key'), (webhook, 'webhook')):\n"
+            "    app.add_typer(m.app, name=n)\napp()"
         )
         done = subprocess.run(
             [sys.executable, "-c", code, *arguments],

@@ -46,5 +46,6 @@ def worker(
     os.chdir(ROOT)
     command = worker_command()
     if processes == 1:
-        os.execve(command[0], ["faust", *command[1:]], environ)  # noqa: S606 - replaces this process: signals go to Faust
+        # Replaces this process: signals go to Faust.
+        os.execve(command[0], ["faust", *command[1:]], environ)  # noqa: S606
     return crew.run(command, environ, environ["AFLUENTE_WORKER_ID"], processes, stack.settings.drain_timeout_s)

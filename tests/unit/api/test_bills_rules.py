@@ -96,8 +96,9 @@ STATUSES = st.lists(st.sampled_from(["open", "paid", "overdue", "cancelled"]), m
 @given(STATUSES)
 def test_a_bill_s_status_follows_from_its_occurrences(statuses: list[str]) -> None:
     """Cancelled ones do not count unless all are; all paid is paid; one overdue is overdue; else open."""
+    paid_at = {"paid": NOW}
     parts = tuple(
-        Occurrence(uuid.uuid4(), number, CENT, TODAY, status, "", "u", NOW if status == "paid" else None)  # type: ignore[arg-type]
+        Occurrence(uuid.uuid4(), number, CENT, TODAY, status, "", "u", paid_at.get(status))  # type: ignore[arg-type]
         for number, status in enumerate(statuses, 1)
     )
     bill = rules.settled(new_bill(occurrences=parts))

@@ -1,6 +1,6 @@
 """A guard on the cost of one event that no clock disturbs: how many Python instructions the loop runs for it.
 
-The bytecode that the steps 3 to 6 execute for a batch is counted, instruction by instruction, and divided by its events.
+The bytecode that steps 3 to 6 execute for a batch is counted, instruction by instruction, and divided by its events.
 The figure is the same on every machine and under any load; what it leaves out is what C code does, which `make bench`
 measures. When a change is worth more instructions, say why and commit the new figure.
 """

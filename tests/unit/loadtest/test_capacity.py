@@ -1,4 +1,4 @@
-"""The capacity page: more events never need less, units are right, every wall has a name, and the page says the same."""
+"""The capacity page: more events never need less, units are right, walls have names, and the page says the same."""
 
 import json
 from dataclasses import replace
@@ -29,7 +29,9 @@ WALLS = {"broker network", "ClickHouse parts per second", "dedupe state size", "
 COUNTED = ("edge_cores", "worker_cores", "workers", "brokers", "partitions", "clickhouse_nodes")
 POSITIVE = st.floats(0.5, 100)
 FIGURES = st.builds(
-    lambda request, event, worker, per_s, rows, size: Figures(request, event, worker, per_s * 1e3, rows * 1e3, size * 100),
+    lambda request, event, worker, per_s, rows, size: Figures(
+        request, event, worker, per_s * 1e3, rows * 1e3, size * 100
+    ),
     POSITIVE, POSITIVE, POSITIVE, POSITIVE, POSITIVE, POSITIVE,
 )  # fmt: skip
 

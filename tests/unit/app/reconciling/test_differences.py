@@ -48,7 +48,7 @@ ROWS = st.builds(row, st.integers(JANUARY, JANUARY + 3), st.integers(1, 2), st.i
 def test_there_is_no_difference_exactly_when_both_sides_are_the_same(
     there: MirrorRow | None, here: list[MirrorRow]
 ) -> None:
-    """Nothing that differs goes without a name, and nothing that is equal gets one; a day has one difference at most."""
+    """Nothing that differs goes without a name, nothing that is equal gets one; a day has one difference at most."""
     found = differences(KEY, there, here)
     assert (found == []) == (here == ([there] if there is not None else []))
     days = [(one.clickhouse or one.postgres).values["due_date"] for one in found]  # type: ignore[union-attr]

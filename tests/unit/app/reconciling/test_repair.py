@@ -43,12 +43,14 @@ def in_hundredths(mirror: Mirror, given: dict[str, Any]) -> tuple[Any, ...]:
     )
 
 
-@given(st.sampled_from(MIRRORS).flatmap(lambda mirror: st.tuples(st.just(mirror), rows_of(mirror))), st.data())
-def test_a_record_of_a_repair_says_the_row_to_the_last_digit(drawn: tuple[Mirror, tuple[Any, ...]], data: Any) -> None:
+@given(
+    st.sampled_from(MIRRORS).flatmap(lambda mirror: st.tuples(st.just(mirror), rows_of(mirror))),
+    st.sampled_from([MISSING, CHANGED, EXTRA, GHOST]),
+)
+def test_a_record_of_a_repair_says_the_row_to_the_last_digit(drawn: tuple[Mirror, tuple[Any, ...]], kind: Any) -> None:
     """Money, days and microseconds survive the way through Debezium's envelope, and nobody is told an event."""
     mirror, values = drawn
     row = as_row(mirror, values)
-    kind = data.draw(st.sampled_from([MISSING, CHANGED, EXTRA, GHOST]))
     key = Key(mirror.table, TENANT, str(UUID(row.values["id"])))
     (record,) = records_of("bills.changes", mirror, [Difference(key, row.month, kind, (), row, row)], LSN)
     change = parse(record.value, bills.KEYS)

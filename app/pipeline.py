@@ -23,17 +23,16 @@ from functools import partial
 from typing import Any, TypeVar
 
 import structlog
-from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wait_random_exponential
 
-from app import codec, dlq, failpoints, inspection, quarantine
+from app import backpressure, codec, dlq, failpoints, inspection, quarantine
 from app.batch import TP, RecordBatch
 from app.codec import Version
 from app.dedup import Applied, Seen, SeenTable, first_carriers
-from app.errors import Backpressure, Fenced, Poison
+from app.errors import Fenced, Poison
 from app.formats import Format
 from app.lifecycle import stop_loudly
 from app.outputs import Outputs
-from app.producer import NotProduced, Producer
+from app.producer import Producer
 from app.progress import Progress
 from app.ranges import Range, token
 from app.settings import Settings
@@ -47,9 +46,6 @@ from schemas.rows import Rows
 from schemas.topics import Topic
 
 log = structlog.get_logger(__name__)
-
-RETRY_FIRST_S = 0.25  # doubled up to the next number, with full jitter, so that workers do not retry in step
-RETRY_MAX_S = 10.0
 
 Process = Callable[[Any], Outputs]  # of what the pipeline's format makes of a batch: Events, or Changes
 T = TypeVar("T")
@@ -283,26 +279,7 @@ class Loop:
         self._log.info("batch", **bounds, **counts, replayed=work.batch.replayed)
 
     async def _persist(self, tp: TP, write: Callable[[], Awaitable[T]]) -> T:
-        """Repeat a write while the next system pushes back: the partition is held, heartbeats and others go on."""
-        consumer, paused = self.parts.consumer, metrics.PAUSED.labels(self.pipeline.name)
-
-        def hold(state: RetryCallState) -> None:
-            reason = state.outcome.exception() if state.outcome is not None else None
-            wait_s = state.next_action.sleep if state.next_action is not None else 0.0
-            metrics.BACKPRESSURE_SECONDS.labels(self.pipeline.name).inc(wait_s)
-            self._log.warning("backpressure", partition=tp.partition, reason=str(reason), retry_in_s=round(wait_s, 2))
-            if consumer.hold(tp):
-                paused.inc()
-
-        try:
-            return await AsyncRetrying(
-                retry=retry_if_exception_type((Backpressure, NotProduced)),
-                wait=wait_random_exponential(multiplier=RETRY_FIRST_S, max=RETRY_MAX_S),
-                before_sleep=hold,
-            )(write)
-        finally:
-            if consumer.resume(tp):
-                paused.dec()
+        return await backpressure.persist(self.parts.consumer, self.pipeline.name, tp, write)
 
     @contextmanager
     def _step(self, name: str) -> Iterator[None]:

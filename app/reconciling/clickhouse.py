@@ -76,7 +76,8 @@ class Mirrored:
         """The figures of these tenants, by month."""
         rows = await self.query(
             f"SELECT toString(tenant_id) AS tenant, {dialect.CLICKHOUSE_MONTH} AS month,"  # noqa: S608
-            f" {_figures(mirror)} FROM {self.name(mirror.table)} FINAL WHERE tenant_id IN %(tenants)s GROUP BY tenant, month, currency",
+            f" {_figures(mirror)} FROM {self.name(mirror.table)} FINAL"
+            " WHERE tenant_id IN %(tenants)s GROUP BY tenant, month, currency",
             {"tenants": _uuids(tenants)},
         )
         return collected([(Group(row[0], row[1]), *row[2:]) for row in rows])

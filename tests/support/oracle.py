@@ -201,7 +201,7 @@ class Oracle:
     ) -> Finding:
         """The verdict on a case: its history against the tables, its poison against the DLQs.
 
-        The events of the tenants in `priced` are worth `worth(id)`: the tables must sum up to that. Poison in `again` is
+        The events of the tenants in `priced` are worth `worth(id)`: they must sum up to that. Poison in `again` is
         of former cases and may be there once more.
         """
         found: list[Verdict] = verdicts(self._rows, history)

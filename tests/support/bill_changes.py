@@ -1,7 +1,7 @@
 """Bills changed in Postgres and mirrored to ClickHouse as bills.mirror does it, for tests of what reads the mirror.
 
-Every change is made in Postgres first; the rows that it gives (the new one, and a tombstone of the old one when it is gone
-or has moved to another day) go to ClickHouse in batches, under a version that grows with every change.
+Every change is made in Postgres first; the rows that it gives (the new one, and a tombstone of the old one when it is
+gone or has moved to another day) go to ClickHouse in batches, under a version that grows with every change.
 """
 
 import random

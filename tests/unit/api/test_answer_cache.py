@@ -87,7 +87,8 @@ def test_keys_differ_by_tenant_question_parameters_and_state() -> None:
     """Nothing that changes the answer is left out of the key."""
     keys = {
         cache_key(tenant, question, {"first": first}, lsn)
-        for tenant in ("t1", "t2") for question in ("month", "cashflow") for first in ("a", "b") for lsn in ("0/1", "0/2")
+        for tenant in ("t1", "t2") for question in ("month", "cashflow")
+        for first in ("a", "b") for lsn in ("0/1", "0/2")
     }  # fmt: skip
     assert len(keys) == 16
 

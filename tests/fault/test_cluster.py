@@ -8,7 +8,7 @@ import pytest
 
 from app.batch import TP
 from schemas.topics import TRACKING_COLLECTED
-from tests.fault.case import Case
+from tests.fault.case import FULL, Case
 from tests.support.children import poll
 from tests.support.cluster import Broker, Cluster
 from tests.support.proxy import Fault
@@ -103,7 +103,7 @@ LINES = {
 }
 
 
-@pytest.mark.parametrize("line", LINES)
+@pytest.mark.parametrize("line", LINES if FULL else ["slow", "half_open"])
 def test_worker_on_a_bad_line(cluster_case: Case, line: str) -> None:
     """The way to Kafka is slow, narrow, in crumbs or dead one way: the worker waits or joins anew."""
     case = cluster_case

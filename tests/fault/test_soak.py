@@ -18,7 +18,7 @@ from tests.support.children import poll
 from tests.support.proxy import Fault, Proxy
 from tests.support.workers import Worker
 
-SECONDS = float(os.environ.get("SOAK_MINUTES", "0.5")) * 60
+SECONDS = float(os.environ.get("SOAK_MINUTES", "0.4")) * 60
 SEED = int(os.environ.get("SOAK_SEED", "1"))
 EVENTS_A_SECOND = 150
 CALM_S = (1.0, 5.0)  # between two faults

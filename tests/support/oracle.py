@@ -204,6 +204,10 @@ class Oracle:
         The events of the tenants in `priced` are worth `worth(id)`: they must sum up to that. Poison in `again` is
         of former cases and may be there once more.
         """
+
+        def is_priced(stream: Stream) -> bool:
+            return stream.table == TRACKING and stream.tenant_id in priced
+
         found: list[Verdict] = verdicts(self._rows, history)
         dead = list(self.dead(dead_since).values())
         return Finding(
@@ -217,7 +221,7 @@ class Oracle:
             dead_missing=len(poison - set(dead)),
             dead_strange=len(set(dead) - poison - set(again))
             + sum(n - 1 for m, n in Counter(dead).items() if m in poison),
-            money_off=sum((self._money_off(one.stream) for one in found if one.stream.tenant_id in priced), Decimal(0)),
+            money_off=sum((self._money_off(one.stream) for one in found if is_priced(one.stream)), Decimal(0)),
             examples=tuple(text for one in found for text in self._examples(one)),
         )
 

@@ -124,8 +124,10 @@ def main() -> None:
     parser.add_argument("--only", choices=sorted(BENCHMARKS), default=os.environ.get("ONLY") or None)
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()
-    kept = json.loads(options.out.read_text(encoding="utf-8")) if options.only and options.out.exists() else {}
-    results: dict[str, Any] = {name: kept[name] for name in BENCHMARKS if name in kept}
+    results: dict[str, Any] = {}
+    if options.only and options.out.exists():
+        kept = json.loads(options.out.read_text(encoding="utf-8"))
+        results = {name: kept[name] for name in BENCHMARKS if name in kept}
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="afluente-bench-") as folder:
         environ = {f"AFLUENTE_{name}_PORT": str(free_port()) for name in PORTS}
@@ -137,15 +139,20 @@ def main() -> None:
                 if options.only in {None, name}:
                     tell(f"{name} …")
                     results[name] = {**measure(stack, results), "conditions": conditions()}
+                    # After each part, so that a later one that fails takes nothing along.
+                    write(results, options.out, time.monotonic() - began)
         finally:
             stack.down()
-    results = {"conditions": conditions(), **headlines(results), **results}
-    results["conditions"]["seconds"] = round(time.monotonic() - began)
-    options.out.parent.mkdir(exist_ok=True)
-    options.out.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
     show(results)
-    if options.out == RESULTS:
-        page.write(results)
+
+
+def write(results: dict[str, Any], out: Path, seconds: float) -> None:
+    """The file, and what is made of it when it is the committed one."""
+    whole = {"conditions": {**conditions(), "seconds": round(seconds)}, **headlines(results), **results}
+    out.parent.mkdir(exist_ok=True)
+    out.write_text(json.dumps(whole, indent=2) + "\n", encoding="utf-8")
+    if out == RESULTS:
+        page.write(whole)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The page of bills in a real browser: sign in, look, switch, stay up to date; by keyboard, on a phone, both tongues."""
+"""The page of bills in a browser: sign in, look, switch, stay up to date; by keyboard, on a phone, both tongues."""
 
 import asyncio
 import uuid

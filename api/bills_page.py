@@ -4,10 +4,9 @@ Signing in seals an app key into a cookie of these paths alone. What is shown is
 through the same rules and transactions as the API.
 """
 
-import asyncio
 import hashlib
-from collections.abc import AsyncIterator
 from datetime import UTC, datetime
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import parse_qs, urlencode
@@ -16,7 +15,7 @@ import orjson
 from fastapi import APIRouter
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 from starlette.requests import Request
-from starlette.responses import RedirectResponse, Response, StreamingResponse
+from starlette.responses import RedirectResponse, Response
 
 from api import bills_rules, bills_writes, body, page_words, version_token
 from api.analytics_periods import read_month
@@ -25,6 +24,7 @@ from api.deps import edge_of
 from api.errors import Fault, Refusal
 from api.page_board import View, board
 from api.page_session import refuse_foreign
+from api.page_stream import ChangeStream
 from api.version_token import Written
 from app.audit import Connection
 from app.credentials import Credential
@@ -33,9 +33,7 @@ from schemas.days import today
 
 router: Final = APIRouter(prefix="/app", include_in_schema=False)
 FORM_BYTES_MAX: Final = 1_024  # a key and its field's name
-BEAT_S: Final = 15.0  # a line now and then, so that nobody on the way takes the stream for dead
-STREAM_S: Final = 300.0  # then the browser connects again, and the key is looked at again
-TICK_S: Final = 1.0  # how soon a stream sees that the edge is ending
+AWAY_S: Final = 5  # until a page that cannot be shown tries again
 ASSET_CACHE_S: Final = 86_400  # the address of an asset changes with its content
 
 _FOLDER: Final = Path(__file__).parent / "page"
@@ -68,7 +66,15 @@ async def bills(request: Request) -> Response:
     credential = await _signed_in(request)
     if credential is None:
         return _html("sign_in.html", 200, **_words(request), is_wrong=False)
-    return await _board(request, credential, "bills.html")
+    try:
+        return await _board(request, credential, "bills.html")
+    except Refusal as refusal:
+        if refusal.status != HTTPStatus.SERVICE_UNAVAILABLE:
+            raise
+        # A person sees this one: words, and another try by itself.
+        answer = _html("away.html", refusal.status, **_words(request))
+        answer.headers.update({"Refresh": str(AWAY_S), "Retry-After": str(AWAY_S)})
+        return answer
 
 
 @router.get("/bills/board")
@@ -82,30 +88,7 @@ async def bills_board(request: Request) -> Response:
 async def changes(request: Request) -> Response:
     """Server-sent events: `change` at the beginning and whenever the tenant's figures change."""
     credential = await _member(request)
-    listening = edge_of(request).live.listening(credential.tenant_id)
-    changed = await listening.__aenter__()  # refused before the answer begins, if at all
-    changed.set()  # whatever happened between the page and this connection
-
-    async def events() -> AsyncIterator[bytes]:
-        try:
-            loop = asyncio.get_running_loop()
-            until, beat = loop.time() + STREAM_S, loop.time() + BEAT_S
-            yield b"retry: 2000\n\n"
-            while loop.time() < until and not request.app.state.is_ending():
-                try:
-                    async with asyncio.timeout(TICK_S):
-                        await changed.wait()
-                except TimeoutError:
-                    if loop.time() >= beat:
-                        beat = loop.time() + BEAT_S
-                        yield b": beat\n\n"
-                    continue
-                changed.clear()
-                yield b"event: change\ndata: {}\n\n"
-        finally:
-            await listening.__aexit__(None, None, None)
-
-    return StreamingResponse(events(), 200, {**_FRESH, "X-Accel-Buffering": "no"}, "text/event-stream")
+    return ChangeStream(edge_of(request).live, credential.tenant_id, request.app.state.is_ending, _FRESH)
 
 
 @router.post("/session")

@@ -1,6 +1,7 @@
-"""The page of bills in a real browser: sign in, look, switch, be kept up to date; by keyboard, on a phone."""
+"""The page of bills in a browser: sign in, look, switch, stay up to date; by keyboard, on a phone, both tongues."""
 
 import asyncio
+import signal
 import uuid
 from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack, contextmanager
@@ -17,6 +18,7 @@ from tests.support.bill_changes import Household, Mirror
 from tests.support.browser import DESKTOP, PHONE, Page, browsing
 from tests.support.edge_parts import Parts, new_tenant, problem, wait_for
 
+ENDING_S = 8.0  # uvicorn itself would wait for 10 s
 FETCHED = {"Sec-Fetch-Site": "same-origin"}
 
 
@@ -261,3 +263,35 @@ def test_more_pages_than_one_tenant_may_have_open_are_refused(parts: Parts, tena
                 return answer.status_code == 200
 
         wait_for(opens, "a closed page makes room", 10)
+
+
+def test_an_open_stream_does_not_hold_up_the_end_of_the_edge(parts: Parts, tenant: dict[str, str]) -> None:
+    """SIGTERM with a page open: the stream ends by itself, and the process soon after, long before it would be cut."""
+    with session(parts, tenant) as client, client.stream("GET", "/app/bills/changes") as answer:
+        assert next(answer.iter_lines()).startswith("retry:")
+        edge = parts.processes["edge"]
+        edge.send_signal(signal.SIGTERM)
+        assert edge.wait(ENDING_S) == 0
+    parts.stop("edge")
+    parts.start_edge(AFLUENTE_CREDENTIAL_CACHE_S="0")
+
+
+def test_with_clickhouse_away_a_person_reads_words_and_the_page_tries_again(
+    parts: Parts, tenant: dict[str, str]
+) -> None:
+    """503 as a page that loads itself anew; paying goes on, since it needs Postgres alone."""
+    headers = {"X-App-Key": tenant["app_key"]}
+    body = {"user_id": "ana", "amount": "10.00", "currency": "BRL", "due_date": str(today())}
+    made = httpx.post(f"{parts.edge_url}/bills", json=body, headers=headers).json()["occurrences"][0]
+    with session(parts, tenant) as client:
+        parts.stop("clickhouse")
+        try:
+            answer = client.get("/app/bills")
+            assert answer.status_code == 503
+            assert 'role="alert"' in answer.text
+            assert int(answer.headers["refresh"]) >= 1
+            paid = client.post(f"/app/occurrences/{made['id']}/pay", headers={**FETCHED, "Accept": "application/json"})
+            assert paid.json()["paid"] is True
+        finally:
+            parts.start_clickhouse()
+        assert client.get("/app/bills").status_code == 200

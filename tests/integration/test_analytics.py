@@ -295,3 +295,32 @@ def test_with_clickhouse_away_it_is_503_with_retry_after(parts: Parts, tenant: d
     finally:
         parts.start_clickhouse()
     assert get(parts, tenant, "cashflow").status_code == 200
+
+
+async def test_a_kept_answer_gives_way_to_a_heartbeat_and_to_a_write_that_is_waited_for(
+    parts: Parts, tenant: dict[str, str]
+) -> None:
+    """Within its bound an answer may be a kept one; a newer state and a caller's own write are never answered from it."""
+    parts.stop("edge")
+    parts.start_edge(AFLUENTE_CACHE_URL="memory:", AFLUENTE_CACHE_S="60")
+    try:
+        async with postgres(parts) as connection:
+            mirror = Mirror(parts)
+            mirror.lsn = 1 << 40
+            house = Household(connection, mirror, tenant["tenant_id"], seed=8, today=today())
+            await house.bill(installments=1, due=THIS_MONTH, currency="BRL")
+            mirror.flush()
+            first = figures(parts, tenant, "cashflow")
+            bill = await house.bill(installments=1, due=THIS_MONTH, currency="BRL")
+            mirror.flush(heartbeats=False)
+            assert figures(parts, tenant, "cashflow") == first
+            assert figures(parts, new_tenant(parts), "cashflow")["currencies"] == []
+            token = version_token.write([Written("bills", bill, 1)])
+            waited = figures(parts, tenant, "cashflow", at_least=token)
+            assert waited["caught_up"] is True
+            assert waited["currencies"] != first["currencies"]
+            mirror.flush()
+            assert figures(parts, tenant, "cashflow")["currencies"] == waited["currencies"]
+    finally:
+        parts.stop("edge")
+        parts.start_edge()

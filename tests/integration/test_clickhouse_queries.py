@@ -10,8 +10,8 @@ import httpx
 import pytest
 
 from api import analytics_queries
-from api.bills_rules import today
 from infra.local.home import ROOT
+from schemas.days import today
 from tests.support.bill_changes import Household, Mirror
 from tests.support.edge_parts import Parts, new_tenant
 

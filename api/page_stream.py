@@ -30,7 +30,7 @@ class ChangeStream(StreamingResponse):
         self._live = live
         self._tenant_id = tenant_id
         self._is_ending = is_ending
-        super().__init__(_nothing(), 200, {**headers, "X-Accel-Buffering": "no"}, "text/event-stream")
+        super().__init__((), 200, {**headers, "X-Accel-Buffering": "no"}, "text/event-stream")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One answer; refused as any other while nothing of it has been sent."""
@@ -54,8 +54,3 @@ class ChangeStream(StreamingResponse):
                 continue
             changed.clear()
             yield CHANGE
-
-
-async def _nothing() -> AsyncIterator[bytes]:
-    for never in ():
-        yield never

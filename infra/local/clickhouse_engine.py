@@ -48,7 +48,7 @@ SERVER_SETTINGS: dict[str, int] = {
     "max_thread_pool_size": THREADS_MAX,
 }
 MERGE_TREE_SETTINGS: dict[str, int] = {"fsync_after_insert": 1, "fsync_part_directory": 1}
-INSERT_BLOCK_ROWS = "1048449"  # a server's default
+INSERT_BLOCK_ROWS = "65409"  # read at a time, where nothing is said; then gathered up to INSERT_BLOCK_BYTES
 INSERT_BLOCK_BYTES = 128 * MIB  # large inserts are cut here; a server's 256 MiB needs 1 GB while columns grow
 SESSION_DEFAULTS: dict[str, int] = {
     "max_memory_usage": QUERY_MEMORY_BYTES,
@@ -228,7 +228,8 @@ class Insert:
         self._statement = statement
         self._format = rows_format
         # What bounds an insert's blocks on a server bounds a file's through the setting for reads.
-        self._settings = {**settings, "max_block_size": settings.get("max_insert_block_size", INSERT_BLOCK_ROWS)}
+        blocks = {"max_block_size": settings.get("max_insert_block_size", INSERT_BLOCK_ROWS)}
+        self._settings = {**settings, **blocks}
         self._database = database
         self._rows = tempfile.TemporaryFile(dir=engine.folder)  # noqa: SIM115 - lives as long as the insert
         self._faults, _ = engine.write_faults()

@@ -128,9 +128,10 @@ def test_rows_that_change_meanwhile_are_not_differences(stack: BillsStack, tenan
     finally:
         done.set()
         storm.join()
-    # A row that changed between all passes is unsettled: that is no verdict on it, and no difference.
+    # A row that changed between all passes is unsettled: that is no verdict on it, and no difference. One that moved
+    # meanwhile is so in two months.
     assert [one["differences"] for one in found] == [0, 0]
-    assert all(one["unsettled"] <= HOT_ROWS for one in found)
+    assert all(one["unsettled"] <= 2 * HOT_ROWS for one in found)
     stack.converge(tenant)
     assert stack.afluente("reconcile", "bills", "--tenant", tenant, "--json")["equal"]
 

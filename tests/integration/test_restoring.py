@@ -79,8 +79,8 @@ async def test_a_topic_made_again_has_other_rows_at_the_same_offsets(parts: Part
     await sink.insert("tracking_events", version, source, rows_at(*range(10)), "former topic")
     again = [Row(row.offset - 300, row.value) for row in rows_at(*range(300, 310))]
     assert await lacking(sink, "tracking_events", version, source, again) == again
-    beginnings = Beginnings(sink, ["tracking_events"])
+    beginnings = Beginnings(["tracking_events"])
     beginnings.add(source)
-    assert await beginnings.comes_again(source, 9)
-    assert not await beginnings.comes_again(source, 10)
-    assert not await beginnings.comes_again(source, 0), "asked once, until it begins anew"
+    assert await beginnings.comes_again(sink, source, 9)
+    assert not await beginnings.comes_again(sink, source, 10)
+    assert not await beginnings.comes_again(sink, source, 0), "asked once, until it begins anew"

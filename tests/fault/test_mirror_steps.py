@@ -13,6 +13,7 @@ from app.cdc import Captured
 from infra.local.stack import Stack
 from schemas.bills import KEYS
 from schemas.emits import BILLS_EVENTS
+from tests.fault.case import FULL
 from tests.support.changes import Database, record
 from tests.support.mirrored import Mirrored, send
 from tests.support.traffic import Channel
@@ -22,6 +23,8 @@ STEPS = (
     "1_take", "2_open", "3_inspect", "4_dedupe", "5_process", "6_insert", "6_produce", "6_write", "7_remember",
     "8_commit",
 )  # fmt: skip
+# Before the write nothing has left the process, as tests/fault/test_killed_steps.py shows at every step.
+SHORT_STEPS = ("2_open", "6_insert", "6_produce", "7_remember")
 ROWS = 60
 OTHER_ROWS = 25  # a worker that cut anew would cut elsewhere
 ACTS = 240
@@ -68,7 +71,7 @@ def life(stack: Stack, fleet: Fleet, channel: Channel) -> Iterator[Life]:
     fleet.kill_all()
 
 
-@pytest.mark.parametrize("step", STEPS)
+@pytest.mark.parametrize("step", STEPS if FULL else SHORT_STEPS)
 def test_killed_while_it_mirrors_at(life: Life, step: str) -> None:
     """The next worker finishes the range: every version is there, and an event that is told again keeps its id."""
     life.die_at(f"{step}=kill@2")
@@ -77,7 +80,7 @@ def test_killed_while_it_mirrors_at(life: Life, step: str) -> None:
     assert (again > 0) == (step in {"6_produce", "6_write"})
 
 
-@pytest.mark.parametrize("step", ["6_produce", "7_remember"])
+@pytest.mark.parametrize("step", ["6_produce", "7_remember"] if FULL else ["7_remember"])
 def test_killed_while_it_mirrors_and_its_disk_lost_at(life: Life, step: str) -> None:
     """With its state gone too, another worker rebuilds it from the changes, and the ids of events are the same."""
     life.die_at(f"{step}=kill@2")

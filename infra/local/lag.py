@@ -1,14 +1,24 @@
 """How far the workers are behind: committed offsets, ends, the ranges open between them, and how old the oldest is."""
 
+import asyncio
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Final, Literal
 
-from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
+from aiokafka import structs
+from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.errors import (
+    GroupCoordinatorNotAvailableError,
+    GroupLoadInProgressError,
+    KafkaError,
+    NotCoordinatorForGroupError,
+)
+from aiokafka.structs import OffsetAndMetadata
+from confluent_kafka import Consumer, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient, OffsetSpec
-from tenacity import retry, retry_if_exception, stop_after_delay, wait_fixed
+from tenacity import retry, retry_if_exception_type, stop_after_delay, wait_fixed
 
 from app.settings import GROUP_ID, Settings
 from infra.local.faults import Fault
@@ -20,12 +30,10 @@ OLDEST_FETCH_BYTES: Final = 64 << 10  # one record is wanted, not what follows i
 STUCK_AFTER_S: Final = 10.0  # a batch in flight takes a second or two; ClickHouse at its slowest some more
 
 State = Literal["empty", "moving", "stuck"]
-COORDINATOR_STARTING = frozenset(
-    {
-        KafkaError.NOT_COORDINATOR,
-        KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
-        KafkaError.COORDINATOR_NOT_AVAILABLE,
-    }
+COORDINATOR_STARTING: Final = (
+    GroupCoordinatorNotAvailableError,
+    GroupLoadInProgressError,
+    NotCoordinatorForGroupError,
 )
 
 
@@ -90,31 +98,29 @@ def read_pending(metadata: str | None) -> Any:
         return metadata
 
 
-def _is_coordinator_starting(fault: BaseException) -> bool:
-    return isinstance(fault, KafkaException) and fault.args[0].code() in COORDINATOR_STARTING
-
-
 @retry(
     # A fresh broker makes its offsets topic at the first question, and loads it after each start.
-    retry=retry_if_exception(_is_coordinator_starting),
+    retry=retry_if_exception_type(COORDINATOR_STARTING),
     stop=stop_after_delay(REQUEST_TIMEOUT_S),
     wait=wait_fixed(RETRY_INTERVAL_S),
     reraise=True,
 )
-def _commits(settings: Settings, partitions: list[TopicPartition]) -> dict[tuple[str, int], TopicPartition]:
-    # A consumer that never joins. The admin client's list_consumer_group_offsets (confluent-kafka 2.16) crashes the
-    # process when the coordinator is still loading.
-    consumer = Consumer({
-        "bootstrap.servers": settings.kafka_url,
-        "group.id": settings.group_id,
-        "enable.auto.commit": False,
-        "log_level": 2,
-    })  # fmt: skip
+def _commits(settings: Settings, places: Collection[tuple[str, int]]) -> dict[tuple[str, int], OffsetAndMetadata]:
+    return asyncio.run(_read_commits(settings, places))
+
+
+async def _read_commits(
+    settings: Settings, places: Collection[tuple[str, int]]
+) -> dict[tuple[str, int], OffsetAndMetadata]:
+    # Not by confluent-kafka: it reads metadata past its end, and dies when the coordinator is still loading (2.16).
+    admin = AIOKafkaAdminClient(bootstrap_servers=settings.kafka_url)
+    await admin.start()
     try:
-        commits = consumer.committed(partitions, timeout=REQUEST_TIMEOUT_S)
+        asked = [structs.TopicPartition(*place) for place in places]
+        found = await admin.list_consumer_group_offsets(settings.group_id, partitions=asked)
     finally:
-        consumer.close()
-    return {(each.topic, each.partition): each for each in commits if each.offset >= 0}
+        await admin.close()
+    return {(at.topic, at.partition): commit for at, commit in found.items() if commit.offset >= 0}
 
 
 def _bounds(admin: AdminClient, partitions: list[TopicPartition], spec: OffsetSpec) -> dict[tuple[str, int], int]:
@@ -163,11 +169,13 @@ def read_lag(admin: AdminClient, settings: Settings, before: Sequence[PartitionL
     if not partitions:
         raise Fault("None of the declared topics exists yet: run `./afluente topics apply`.")
     try:
-        commits = _commits(settings, partitions)
+        commits = _commits(settings, [(each.topic, each.partition) for each in partitions])
         ends = _bounds(admin, partitions, OffsetSpec.latest())  # type: ignore[no-untyped-call]
         begins = _bounds(admin, partitions, OffsetSpec.earliest())  # type: ignore[no-untyped-call]
     except KafkaException as fault:
         raise Fault(f"Kafka refused: {fault.args[0].str()}.") from None
+    except KafkaError as fault:
+        raise Fault(f"Kafka refused: {fault}.") from None
     starts = {
         place: max(commits[place].offset, begins[place]) if place in commits else begins[place]
         for place in ((each.topic, each.partition) for each in partitions)

@@ -46,6 +46,7 @@ BILLS_A_STATEMENT: Final = 20_000
 FULL_CHANGES: Final = 500_000  # updates of the steady part: 1 GB of WAL, half of what a slot may keep
 CHANGES_A_TRANSACTION: Final = 500
 PROBES: Final = 200
+LOOK_S: Final = 0.005  # seconds between two queries: what a figure may be too high by
 PROBE_PAUSE_S: Final = 0.05  # 20 commits a second
 PROBE_TIMEOUT_S: Final = 60.0
 POLL_S: Final = 0.1
@@ -215,6 +216,8 @@ async def latency(settings: Settings) -> dict[str, Any]:
 
         async def watch() -> None:
             while len(times) < len(rows):
+                # With nothing to ask for, nothing is awaited: the commits would never get their turn.
+                await asyncio.sleep(LOOK_S)
                 found = await ends.versions([*sent])
                 now = time.monotonic()
                 for one, version in found.items():

@@ -300,7 +300,7 @@ def test_with_clickhouse_away_it_is_503_with_retry_after(parts: Parts, tenant: d
 async def test_a_kept_answer_gives_way_to_a_heartbeat_and_to_a_write_that_is_waited_for(
     parts: Parts, tenant: dict[str, str]
 ) -> None:
-    """Within its bound an answer may be a kept one; a newer state and a caller's own write are never answered from it."""
+    """Within its bound an answer may be a kept one; a newer state and a caller's own write never are."""
     parts.stop("edge")
     parts.start_edge(AFLUENTE_CACHE_URL="memory:", AFLUENTE_CACHE_S="60")
     try:

@@ -62,9 +62,6 @@ NOT_HERE = (
     _not_run(
         "clickhouse/replica_lost", "a replica of a cluster lost", "the embedded engine has no Keeper and no replicas"
     ),
-    _not_run(
-        "edge/rolling_restart", "edges replaced one by one", "needs a balancer in front; k8s does it by readiness"
-    ),
 )
 
 

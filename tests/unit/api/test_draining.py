@@ -3,8 +3,9 @@
 import asyncio
 import http.client
 import signal
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+import threading
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -12,10 +13,10 @@ import uvicorn
 
 from api.draining import LETTING_GO_S, DrainingServer
 from infra.local.ports import free_port
+from tests.support.children import poll
 
-DRAIN_S = 0.5
-SOON_S = 0.45  # uvicorn itself takes two tenths
-Server = tuple[DrainingServer, http.client.HTTPConnection, "asyncio.Task[None]"]
+DRAIN_S = 1.0
+SOON_S = 2.0  # uvicorn itself takes two tenths on an idle machine
 
 
 async def nothing(_scope: dict[str, Any], _receive: Any, send: Callable[[dict[str, Any]], Awaitable[None]]) -> None:
@@ -24,67 +25,72 @@ async def nothing(_scope: dict[str, Any], _receive: Any, send: Callable[[dict[st
     await send({"type": "http.response.body"})
 
 
-@asynccontextmanager
-async def serving(drain_s: float) -> AsyncIterator[Server]:
-    """A server and one kept connection to it."""
-    config = uvicorn.Config(nothing, port=free_port(), lifespan="off", log_config=None)
-    server = DrainingServer(config, drain_s)
-    serving = asyncio.create_task(server.serve())
-    while not server.started:
-        await asyncio.sleep(0.01)
-    connection = http.client.HTTPConnection("127.0.0.1", config.port, timeout=5)
-    try:
-        assert await asked(connection) is None
-        yield server, connection, serving
-    finally:
-        connection.close()
-        server.handle_exit(signal.SIGTERM, None)
-        server.handle_exit(signal.SIGTERM, None)
-        # uvicorn raises the signals that it got once more for whoever started it.
-        before = signal.signal(signal.SIGTERM, lambda _number, _frame: None)
-        await serving
-        signal.signal(signal.SIGTERM, before)
+class Ending:
+    """A server in a thread, where signals are ours to give, and one kept connection to it."""
 
+    def __init__(self, drain_s: float) -> None:
+        port = free_port()
+        application: Any = nothing
+        self.server = DrainingServer(uvicorn.Config(application, port=port, lifespan="off", log_config=None), drain_s)
+        self._thread = threading.Thread(target=lambda: asyncio.run(self.server.serve()))
+        self._thread.start()
+        poll(lambda: self.server.started, "the server listens")
+        self.connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
 
-async def asked(connection: http.client.HTTPConnection) -> str | None:
-    """One request on the kept connection; the answer's Connection header."""
-
-    def ask() -> str | None:
-        connection.request("GET", "/")
-        answer = connection.getresponse()
+    def ask(self) -> str | None:
+        """One request on the kept connection; the answer's Connection header."""
+        self.connection.request("GET", "/")
+        answer = self.connection.getresponse()
         answer.read()
         return answer.getheader("connection")
 
-    return await asyncio.to_thread(ask)
+    def signal(self) -> None:
+        self.server.handle_exit(signal.SIGTERM, None)
+
+    def ends_within(self, seconds: float) -> bool:
+        self._thread.join(seconds)
+        return not self._thread.is_alive()
 
 
-async def test_it_serves_while_it_drains_and_then_lets_go() -> None:
+@contextmanager
+def serving(drain_s: float) -> Iterator[Ending]:
+    """Until the test is over."""
+    ending = Ending(drain_s)
+    try:
+        yield ending
+    finally:
+        ending.signal()
+        ending.signal()
+        ending.connection.close()
+        assert ending.ends_within(SOON_S)
+
+
+def test_it_serves_while_it_drains_and_then_lets_go() -> None:
     """A kept connection is served as before for the delay, and ends with an answer that says so."""
-    async with serving(DRAIN_S) as (server, connection, task):
-        server.handle_exit(signal.SIGTERM, None)
-        assert server.is_draining
-        assert not server.is_letting_go
-        assert await asked(connection) is None
-        await asyncio.sleep(DRAIN_S + 0.2)
-        assert server.is_letting_go
-        assert await asked(connection) == "close"
-        async with asyncio.timeout(SOON_S):
-            await asyncio.shield(task)
+    with serving(DRAIN_S) as ending:
+        assert ending.ask() is None
+        ending.signal()
+        assert ending.server.is_draining
+        assert not ending.server.is_letting_go
+        assert ending.ask() is None
+        poll(lambda: ending.server.is_letting_go, "the delay is over")
+        assert ending.ask() == "close"
+        assert ending.ends_within(SOON_S)
 
 
-async def test_an_idle_connection_does_not_hold_it_for_ever() -> None:
+def test_an_idle_connection_does_not_hold_it_for_ever() -> None:
     """Who keeps a connection and says nothing is let go at the end of the time."""
-    async with serving(0.1) as (server, _, task):
-        server.handle_exit(signal.SIGTERM, None)
-        async with asyncio.timeout(0.1 + LETTING_GO_S + 1.0):
-            await asyncio.shield(task)
+    with serving(0.1) as ending:
+        assert ending.ask() is None
+        ending.signal()
+        assert ending.ends_within(LETTING_GO_S + SOON_S)
 
 
 @pytest.mark.parametrize(("drain_s", "signals"), [(0.0, 1), (60.0, 2)])
-async def test_it_ends_at_once_when_told_so(drain_s: float, signals: int) -> None:
+def test_it_ends_at_once_when_told_so(drain_s: float, signals: int) -> None:
     """No delay without a balancer, and none for whoever asks twice."""
-    async with serving(drain_s) as (server, _, task):
+    with serving(drain_s) as ending:
+        assert ending.ask() is None
         for _ in range(signals):
-            server.handle_exit(signal.SIGTERM, None)
-        async with asyncio.timeout(SOON_S):
-            await asyncio.shield(task)
+            ending.signal()
+        assert ending.ends_within(SOON_S)

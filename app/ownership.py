@@ -140,7 +140,7 @@ class Ownership:
         if NOTHING_COMMITTED < position[0] < earliest:
             gone = earliest - position[0]
             log.error("retention has passed the committed offset", topic=tp.topic, partition=tp.partition, records=gone)
-        if applied is None and resume == earliest:
+        if applied is None:
             loop.beginnings.add(tp)
         await self._fill_gap(loop, tp, applied, earliest, resume)
         if pending is not None:

@@ -49,7 +49,9 @@ SERVER_SETTINGS: dict[str, int] = {
 }
 MERGE_TREE_SETTINGS: dict[str, int] = {"fsync_after_insert": 1, "fsync_part_directory": 1}
 INSERT_BLOCK_ROWS = "16384"  # read at a time, where nothing is said; then gathered up to INSERT_GATHER_BYTES
-INSERT_GATHER_BYTES = 32 * MIB  # rows of 1 KB in blocks of this size were seen to take 330 MiB: ten copies, and doubling
+INSERT_GATHER_BYTES = (
+    32 * MIB
+)  # rows of 1 KB in blocks of this size were seen to take 330 MiB: ten copies, and doubling
 INSERT_CUT_BYTES = 128 * MIB  # four batches of the worker, which gathers by its own settings: never cuts one of them
 SESSION_DEFAULTS: dict[str, int] = {
     "max_memory_usage": QUERY_MEMORY_BYTES,
@@ -100,11 +102,18 @@ def quoted(text: str) -> str:
     return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
 
 
-def _config_xml() -> str:
+def exports(engine_folder: Path) -> Path:
+    """The one folder that BACKUP writes to and RESTORE reads from: whoever may query must not reach other files."""
+    return engine_folder / "exports"
+
+
+def _config_xml(exported: Path) -> str:
     def lines(settings: Mapping[str, int]) -> str:
         return "".join(f"<{escape(name)}>{value}</{escape(name)}>" for name, value in settings.items())
 
-    return f"<clickhouse>{lines(SERVER_SETTINGS)}<merge_tree>{lines(MERGE_TREE_SETTINGS)}</merge_tree></clickhouse>\n"
+    merge_tree = f"<merge_tree>{lines(MERGE_TREE_SETTINGS)}</merge_tree>"
+    backups = f"<backups><allowed_path>{escape(str(exported))}/</allowed_path></backups>"
+    return f"<clickhouse>{lines(SERVER_SETTINGS)}{merge_tree}{backups}</clickhouse>\n"
 
 
 class Engine:
@@ -123,7 +132,7 @@ class Engine:
             raise ValueError(f"{folder} is in use by another process") from error
         forget_lost_parts(folder)
         config = folder / "afluente-config.xml"
-        config.write_text(_config_xml())
+        config.write_text(_config_xml(exports(folder)))
         options = "&".join(f"{name}={value}" for name, value in SESSION_DEFAULTS.items())
         self._url = f"{folder}?config-file={config}&{options}"
         try:

@@ -244,7 +244,7 @@ def roll(case: Case, drain_s: float, replaced: int, probe_every_s: float = 0.1) 
     case.fleet.ensure()
     (tenant,) = case.hire(1)
 
-    def noted(event_id: str, is_accepted: bool) -> None:  # noqa: FBT001 - what a sender says
+    def noted(event_id: str, is_accepted: bool) -> None:
         note(case, tenant, event_id, 202 if is_accepted else 0)
 
     edges = [case.start_edge(edge_drain_s=drain_s) for _ in range(2)]

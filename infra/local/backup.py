@@ -20,7 +20,7 @@ from dotenv import dotenv_values
 
 from app.settings import Settings
 from infra.local import backup_positions, backup_stores
-from infra.local.backup_manifest import UNFINISHED, Manifest, files_of, mark, verify
+from infra.local.backup_manifest import RESTORING, UNFINISHED, Manifest, files_of, mark, verify
 from infra.local.cdc_state import definition
 from infra.local.connectors import LOOK_TIMEOUT_S, Connectors
 from infra.local.faults import Fault
@@ -33,7 +33,6 @@ CLICKHOUSE: Final = "clickhouse"
 POSTGRES: Final = "postgres"
 KAFKA: Final = "kafka"
 SECRETS: Final = "local.env"
-RESTORING: Final = "restoring"  # in the home, while a restore is under way: names what was put there
 MASTER_KEY: Final = "AFLUENTE_MASTER_KEY"
 
 Tell = Callable[[str], None]
@@ -138,11 +137,7 @@ class Restored:
     @property
     def next_steps(self) -> list[str]:
         """What remains to be done, in this order."""
-        steps = ["./afluente up"]
-        if self.cdc:
-            steps += ["./afluente cdc mend"] if KAFKA in self.kept and POSTGRES in self.restored else []
-            steps += ["./afluente reconcile bills --repair"]
-        return steps
+        return ["./afluente up", *(["./afluente reconcile bills --repair"] if self.cdc else [])]
 
 
 def plan(stack: Stack, backup: Path) -> tuple[Manifest, list[str], list[str]]:
@@ -207,7 +202,10 @@ def restore(stack: Stack, backup: Path, tell: Tell) -> Restored:
         if KAFKA in kept:
             with _timed(done.seconds, "positions", tell):
                 stack.up([KAFKA])
-                done.group = backup_positions.set_back(settings, manifest.positions)
+                if CLICKHOUSE in missing:
+                    done.group = backup_positions.set_back(settings, manifest.positions)
+                if POSTGRES in missing:
+                    backup_positions.forget_connector(settings)
     finally:
         stack.down()
     (home.root / RESTORING).unlink()

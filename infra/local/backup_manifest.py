@@ -12,11 +12,13 @@ from pathlib import Path
 from typing import Any, Final, Self
 
 from infra.local.faults import Fault
+from infra.local.home import Home
 
 FORMAT: Final = 1  # of the document below; a reader refuses one that it does not know
 NAME: Final = "manifest.json"
 SEAL: Final = "manifest.sha256"  # of the manifest itself: it holds the checksums of all the rest
 UNFINISHED: Final = ".unfinished"  # the end of the folder's name until all is there
+RESTORING: Final = "restoring"  # in the home, while a restore is under way: names what is put there
 CHUNK_BYTES: Final = 1 << 20
 
 
@@ -86,6 +88,12 @@ class Manifest:
         document["positions"] = [Position(**one) for one in document["positions"]]
         document["files"] = {name: Mark(**one) for name, one in document["files"].items()}
         return cls(**document)
+
+
+def refuse_cut_off(home: Home) -> None:
+    """Raises Fault when a restore into this home did not come to its end."""
+    if (home.root / RESTORING).exists():
+        raise Fault(f"A restore into {home.root} was cut off: run it again.")
 
 
 def write_synced(path: Path, text: str) -> None:

@@ -13,6 +13,7 @@ from app import progress, source
 from app.batch import TP
 from app.ownership import describe
 from app.settings import Settings
+from infra.local import connect
 from infra.local.backup_manifest import Position
 from infra.local.faults import Fault
 
@@ -64,6 +65,18 @@ def set_back(settings: Settings, positions: Sequence[Position]) -> SetBack:
     if offsets:
         _alter(settings, offsets)
     return SetBack(len(offsets), records, gone, strangers)
+
+
+def forget_connector(settings: Settings) -> None:
+    """Debezium's place in a log that is gone, with the rest of what Connect remembers: `up` makes the connector anew.
+
+    It then reads every row once, through a slot of the restored Postgres.
+    """
+    admin = AdminClient({"bootstrap.servers": settings.kafka_url})
+    names = {value for name, value in connect.properties(settings).items() if name.endswith(".storage.topic")}
+    there = sorted(names & admin.list_topics(timeout=REQUEST_S).topics.keys())
+    for future in admin.delete_topics(there, operation_timeout=REQUEST_S).values() if there else ():
+        future.result(REQUEST_S)
 
 
 def _id_of(settings: Settings, topic: str) -> str:

@@ -70,6 +70,8 @@ class Site:
         began = time.monotonic()
         document = self.made.afluente("backup", "restore", str(backup), "--yes", "--json")
         self.made.stack.up(PARTS)
+        self.channel.close()  # its producer knows the Kafka that was
+        self.channel = Channel(self.made.settings.kafka_url)
         return document, time.monotonic() - began
 
 

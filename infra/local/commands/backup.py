@@ -1,18 +1,17 @@
 """`./afluente backup ...`: a consistent copy of the embedded stack's stores, checked, listed, and put back."""
 
+import asyncio
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from confluent_kafka import KafkaException
 from rich.table import Table
 
 from infra.local import backup as backups
 from infra.local.backup_manifest import Manifest, backups_in
 from infra.local.backup_manifest import verify as faults_of
-from infra.local.faults import Fault
 from infra.local.reading import confirm
 from infra.local.stack import Stack
 from infra.local.terminal import AsJson, err, out, print_hint, print_json
@@ -49,7 +48,7 @@ def create(folder: Folder, as_json: AsJson = False) -> None:
     It holds local.env, and with it every secret of the stack: keep it as you keep those.
     """
     with _shown() as tell:
-        path, manifest = backups.create(Stack(), folder.absolute(), tell)
+        path, manifest = carry_out(asyncio.to_thread(backups.create, Stack(), folder.absolute(), tell))
     if as_json:
         print_json({"path": str(path), **_document(manifest)})
         return
@@ -117,10 +116,7 @@ def restore(
     there = f"; {', '.join(kept)} stay" if kept else ""
     confirm(f"Restore {' and '.join(missing)} of {manifest.began} into {stack.home.root}{there}?", yes=yes)
     with _shown() as tell:
-        try:
-            done = backups.restore(stack, place, tell)
-        except KafkaException as error:
-            raise Fault(f"Kafka: {error}") from None
+        done = carry_out(asyncio.to_thread(backups.restore, stack, place, tell))
     if as_json:
         print_json(done.document)
     else:

@@ -12,7 +12,7 @@ from rich.table import Table
 from infra.local import backup as backups
 from infra.local.backup_manifest import Manifest, backups_in
 from infra.local.backup_manifest import verify as faults_of
-from infra.local.reading import confirm
+from infra.local.reading import carry_out, confirm
 from infra.local.stack import Stack
 from infra.local.terminal import AsJson, err, out, print_hint, print_json
 

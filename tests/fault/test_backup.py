@@ -39,6 +39,7 @@ class Site:
     folder: Path
     channel: Channel
     tenant: str
+    forgotten: str = ""  # a tenant that came after the backup
     parts: dict[str, Traffic] = field(default_factory=dict)
     backup: Path = Path()
     ends: dict[TP, int] = field(default_factory=dict)  # of the topics, after all of it
@@ -101,10 +102,11 @@ def _fill(site: Site) -> None:
     site.figures = site.postgres_figures()
     # A future that Postgres will forget: bills that change, come, and go.
     site.parts["after"].burst(LATER)
-    made.fill(site.tenant, BILLS_LATER)
+    site.forgotten = made.tenant()
+    made.fill(site.forgotten, BILLS_LATER)
     made.postgres("UPDATE bills SET amount = amount + 1, category = 'lost' WHERE user_id = 'u1'")
     made.postgres("DELETE FROM bill_occurrences WHERE user_id = 'u2'")
-    made.converge(site.tenant)
+    made.converge(site.tenant, site.forgotten)
     oracle.await_quiet(nobody, QUIET_S)
     site.ends = oracle.ends(TRACKING_COLLECTED.name, BILLS_CHANGES.name, GATEWAY_RECEIVED.name)
     oracle.close()
@@ -133,6 +135,7 @@ def agree(site: Site, case: Case, history: History) -> None:
     for table in ("bills", "bill_occurrences"):
         theirs, ours = site.made.figures(site.tenant, table)
         assert theirs == ours
+        assert site.made.figures(site.forgotten, table) == ([], [])
 
 
 def goes_on(site: Site, case: Case) -> None:
@@ -142,8 +145,9 @@ def goes_on(site: Site, case: Case) -> None:
     case.quiet(check=nobody)
     found = case.oracle.judge(traffic.history, set(), case.oracle.dead_ends(), traffic.tenants)
     assert found.right, found
-    site.made.fill(site.tenant, 5)
-    site.made.converge(site.tenant)
+    new = site.made.tenant()
+    site.made.fill(new, 5)
+    site.made.converge(new)
 
 
 def test_stores_destroyed_kafka_kept(case: Case, request: pytest.FixtureRequest) -> None:

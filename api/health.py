@@ -103,12 +103,17 @@ async def live() -> Response:
 
 @router.get("/health/ready", **contract.READY)
 async def ready(request: Request) -> Response:
-    """Events can be taken. 503 names what is missing; without ClickHouse reads alone fail, so that is `degraded`."""
+    """Events can be taken. 503 names what is missing; without ClickHouse reads alone fail, so that is `degraded`.
+
+    An edge that was asked to end is not ready either, and says `draining`, while it still takes all that comes.
+    """
     probes: Probes = request.app.state.probes
     able, parts = probes.report()
+    draining: bool = request.app.state.is_draining()
+    able = able and not draining
     missing = [part for part in NEEDED_TO_WRITE if parts[part]["state"] != "ok"]
     degraded = [part for part in parts if part not in NEEDED_TO_WRITE and parts[part]["state"] != "ok"]
-    content = {"ready": able, "missing": missing, "degraded": degraded, "parts": parts}
+    content = {"ready": able, "missing": missing, "degraded": degraded, "draining": draining, "parts": parts}
     return Response(orjson.dumps(content), 200 if able else 503, {"Cache-Control": "no-store"}, "application/json")
 
 

@@ -8,7 +8,6 @@ from contextlib import asynccontextmanager
 from typing import Final
 
 import structlog
-import uvicorn
 from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
 
@@ -31,6 +30,7 @@ from api.cors import Cors
 from api.cursor import Cursors
 from api.deps import Edge
 from api.direct import Direct
+from api.draining import DrainingServer
 from api.limits import Admission, InFlight, Rates
 from api.observe import Observe
 from api.page_live import LiveFeed
@@ -102,6 +102,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app = FastAPIOffline(
         title="Afluente", version="0.1.0", description=contract.DESCRIPTION, lifespan=lifespan, redoc_url=None
     )
+    app.state.is_draining = lambda: False
     app.state.is_ending = lambda: False
     app.include_router(tracking.router)
     app.include_router(webhooks.router)
@@ -119,7 +120,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 
 
 def main() -> None:
-    """Serve until SIGTERM; requests in progress are answered first."""
+    """Serve until SIGTERM; then the balancer is told first, and requests in progress are answered."""
     settings = Settings.load()
     logs.configure(settings.log_level)
     try:
@@ -132,8 +133,9 @@ def main() -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda _number, _frame: None)
     app = create_app(settings)
-    server = uvicorn.Server(config_for(Direct(app, tracking.router), settings))
-    app.state.is_ending = lambda: server.should_exit  # streams end themselves; nobody waits for them
+    server = DrainingServer(config_for(Direct(app, tracking.router), settings), settings.edge_drain_s)
+    app.state.is_draining = lambda: server.is_draining
+    app.state.is_ending = lambda: server.is_letting_go  # streams end themselves; nobody waits for them
     server.run()
 
 

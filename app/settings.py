@@ -76,6 +76,9 @@ class Settings(BaseSettings):
     produce_timeout_ms: int = Field(default=1_800, ge=100, le=60_000, description="then 503; under 2 s in all")
     edge_in_flight_bytes_max: int = Field(default=64 << 20, ge=1 << 20, le=4 << 30)
     edge_connections_max: int = Field(default=1_000, ge=1, le=100_000)
+    edge_drain_s: float = Field(
+        default=5.0, ge=0, le=300, description="SIGTERM: not ready, still serving, so that balancers learn; 0 = none"
+    )
     credential_cache_s: float = Field(default=30.0, ge=0, le=3_600, description="a revoked key lives this long")
     cache_url: SecretStr = Field(default=SecretStr(""), description="of analytics: empty = off, memory:, redis://...")
     cache_s: float = Field(default=2.0, ge=0.1, le=60, description="a cached answer is never older than this")

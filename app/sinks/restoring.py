@@ -1,6 +1,6 @@
 """Around a repeated insert: which of its rows are there already, and are they all there afterwards?
 
-Step 6 of the loop, for replayed ranges, retried inserts and topics that are read from their beginning once more. A
+Step 6 of the loop, for replayed ranges, retried inserts and partitions of which the worker remembers nothing. A
 token is not enough. The server forgets it: its window is bounded and an operator can shorten it. And a node that is not
 replicated writes the token to its log before the part is in place: killed in between, it drops the retry as a duplicate
 of rows it does not have. So rows that are there are left out before, and rows that are not there are put back after.
@@ -106,11 +106,12 @@ def _event_id(version: Version, row: Row) -> str:
 
 
 class Beginnings:
-    """Partitions that are read from their first record by a worker that remembers nothing of them.
+    """Partitions that are read by a worker that remembers nothing of them.
 
-    Mostly they are new. After a reset of the group's offsets on another machine they are not: up to the last offset
-    that has a row, everything comes again, cut into other ranges with other tokens. ClickHouse is asked once a
-    partition.
+    Mostly they are new, or another worker did them up to the committed offset. After a reset of the group's offsets, or
+    when ClickHouse was restored from a backup that is newer than the offsets that were restored with it, they are not:
+    up to the last offset that has a row, everything comes again, cut into other ranges with other tokens. ClickHouse is
+    asked once a partition.
     """
 
     def __init__(self, tables: Sequence[str]) -> None:

@@ -6,6 +6,7 @@ import click
 import typer
 
 from infra.local.commands import (
+    backup,
     bills,
     cdc,
     demo,
@@ -82,6 +83,7 @@ app.add_typer(cdc.app, name="cdc", rich_help_panel=OPERATE)
 app.command("lag", rich_help_panel=OPERATE)(lag.lag)
 app.add_typer(reconcile.app, name="reconcile", rich_help_panel=OPERATE)
 app.add_typer(rebuild.app, name="rebuild", rich_help_panel=OPERATE)
+app.add_typer(backup.app, name="backup", rich_help_panel=OPERATE)
 app.command("load", rich_help_panel=TRY)(load.load)
 demo.app.command("bills")(demo_bills.bills)
 app.add_typer(demo.app, name="demo", rich_help_panel=TRY)

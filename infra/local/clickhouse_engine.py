@@ -100,11 +100,18 @@ def quoted(text: str) -> str:
     return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
 
 
-def _config_xml() -> str:
+def exports(engine_folder: Path) -> Path:
+    """The one folder that BACKUP writes to and RESTORE reads from: whoever may query must not reach other files."""
+    return engine_folder / "exports"
+
+
+def _config_xml(exported: Path) -> str:
     def lines(settings: Mapping[str, int]) -> str:
         return "".join(f"<{escape(name)}>{value}</{escape(name)}>" for name, value in settings.items())
 
-    return f"<clickhouse>{lines(SERVER_SETTINGS)}<merge_tree>{lines(MERGE_TREE_SETTINGS)}</merge_tree></clickhouse>\n"
+    merge_tree = f"<merge_tree>{lines(MERGE_TREE_SETTINGS)}</merge_tree>"
+    backups = f"<backups><allowed_path>{escape(str(exported))}/</allowed_path></backups>"
+    return f"<clickhouse>{lines(SERVER_SETTINGS)}{merge_tree}{backups}</clickhouse>\n"
 
 
 class Engine:
@@ -123,7 +130,7 @@ class Engine:
             raise ValueError(f"{folder} is in use by another process") from error
         forget_lost_parts(folder)
         config = folder / "afluente-config.xml"
-        config.write_text(_config_xml())
+        config.write_text(_config_xml(exports(folder)))
         options = "&".join(f"{name}={value}" for name, value in SESSION_DEFAULTS.items())
         self._url = f"{folder}?config-file={config}&{options}"
         try:

@@ -68,6 +68,12 @@ def worker_command() -> list[str]:
     return [str(Path(sys.executable).with_name("faust")), "-A", "agents.worker", "worker", "-l", "info"]
 
 
+def _edge(_home: Home, settings: Settings) -> Launch:
+    # Nobody balances this one: who stops it waits for nothing, unless told otherwise.
+    told = "edge_drain_s" in settings.model_fields_set
+    return Launch([sys.executable, "-m", "api.main"], {} if told else {"AFLUENTE_EDGE_DRAIN_S": "0"})
+
+
 def _get(port: int, path: str) -> bool:
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=PROBE_TIMEOUT_S)
     try:
@@ -120,9 +126,10 @@ PARTS: tuple[Part, ...] = (
         is_extra=True,
     ),
     Part(
-        "edge", "Edge", _python("-m", "api.main"), _http("edge_port", "/health/ready"),
+        "edge", "Edge", _edge, _http("edge_port", "/health/ready"),
         after=("kafka", "postgres", "clickhouse", "migrate", "topics"),
         port_field="edge_port", url="http://127.0.0.1:{port}",
+        stop_timeout_s=lambda settings: settings.edge_drain_s + STOP_TIMEOUT_S,
     ),
     Part(
         "worker", "Worker", lambda _home, _settings: Launch(worker_command()), _http("worker_port", "/health/ready"),

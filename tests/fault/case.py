@@ -102,9 +102,9 @@ class Case:
         """Wait until everything is durable; fail at once when no worker is left to do it. When a commit first moved."""
         return self.oracle.await_quiet(check or self._somebody_works, timeout_s)
 
-    def finding(self, mutant: str, like: str) -> Finding:
+    def finding(self, mutant: str, like: str, check: Callable[[], None] | None = None) -> Finding:
         """Judge a planted fault, under the fault of the case `like`: what is found must be wrong."""
-        times = self._recover()
+        times = self._recover(check)
         found = self._judge()
         self._add(found, times, NOT_CAUGHT if found.right else CAUGHT)
         self.caught(mutant, like, caught=not found.right)

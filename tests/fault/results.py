@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -62,9 +63,6 @@ NOT_HERE = (
     _not_run(
         "clickhouse/replica_lost", "a replica of a cluster lost", "the embedded engine has no Keeper and no replicas"
     ),
-    _not_run(
-        "edge/rolling_restart", "edges replaced one by one", "needs a balancer in front; k8s does it by readiness"
-    ),
 )
 
 
@@ -84,19 +82,27 @@ class Results:
         """Note what a case said to a planted fault."""
         self.caught.setdefault(name, []).extend([case_id] if caught else [])
 
-    def write(self, *, whole: bool) -> None:
-        """Write the file; a run of some cases replaces theirs and leaves the others as they were."""
-        cases = {} if whole or not LATEST.exists() else {one["id"]: one for one in read()["cases"]}
-        mutants = {} if whole or not LATEST.exists() else {one["id"]: one["caught_by"] for one in read()["mutants"]}
-        cases |= {row.id: asdict(row) for row in self.rows}
-        mutants |= self.caught
+    def write(self, *, whole: bool, path: Path = LATEST) -> None:
+        """Write the file; a run of some cases replaces theirs and leaves the others as they were.
+
+        A case that this form of the suite leaves out keeps the row of its last run, and is named as such.
+        """
+        former = read(path) if path.exists() else {"cases": [], "mutants": []}
+        left_out = {row.id for row in self.rows if row.verdict == NOT_RUN}
+        kept = {
+            one["id"]: one for one in former["cases"] if one["id"] in left_out and one["verdict"] in {RIGHT, CAUGHT}
+        }
+        cases = {} if whole else {one["id"]: one for one in former["cases"]}
+        cases |= {row.id: asdict(row) for row in self.rows} | kept
+        stay = {one["id"]: one["caught_by"] for one in former["mutants"] if not whole or kept.keys() & one["caught_by"]}
+        mutants = stay | self.caught
         document = {
-            "conditions": conditions(self.began, whole=whole),
+            "conditions": {**conditions(self.began, whole=whole), "from_an_earlier_run": sorted(kept)},
             "cases": [cases[name] for name in sorted(cases)],
             "mutants": [{"id": name, "caught_by": mutants[name]} for name in sorted(mutants)],
         }
-        LATEST.parent.mkdir(exist_ok=True)
-        LATEST.write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def conditions(began: float, *, whole: bool) -> dict[str, Any]:
@@ -115,9 +121,9 @@ def conditions(began: float, *, whole: bool) -> dict[str, Any]:
     }
 
 
-def read() -> dict[str, Any]:
+def read(path: Path = LATEST) -> dict[str, Any]:
     """The latest results."""
-    document: dict[str, Any] = json.loads(LATEST.read_text("utf-8"))
+    document: dict[str, Any] = json.loads(path.read_text("utf-8"))
     return document
 
 
@@ -144,9 +150,11 @@ def markdown(document: Mapping[str, Any]) -> str:
 
 def _conditions(found: Mapping[str, Any]) -> str:
     form = f"{found['form']} form, {'one whole run' if found['whole_run'] else 'several runs'}"
+    earlier = ", ".join(found.get("from_an_earlier_run", ()))
     return (
         f"Run of {found['date']}: {form}, {found['seconds']} s, {found['cores']} cores, {found['memory_gib']} GiB, "
         f"load {found['load_at_end']}, {found['system']}, Python {found['python']}. All parts on that one machine."
+        + (f" From an earlier run, of the full form: {earlier}." if earlier else "")
     )
 
 

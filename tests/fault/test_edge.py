@@ -14,8 +14,10 @@ from loadtest.history import Stream
 from loadtest.traffic import TRACKING
 from tests.fault.case import VARIANT, Case
 from tests.support import hostile
+from tests.support.balancer import Balancer
 from tests.support.children import poll
 from tests.support.edges import Edge
+from tests.support.steady import Senders, Told
 from tests.support.tenants import Tenant
 
 MUTANTS = "tests.fault.edge_mutants"
@@ -27,6 +29,9 @@ ATTACK_S = 6.0
 # Twice the baseline; below this, on two cores that also run the attacker, the figure is the scheduler's.
 HONEST_P99_S_MIN = 0.25
 RSS_GROWTH_BYTES_MAX = 50 << 20
+DRAIN_S = 1.0  # ten times what the balancer needs to notice; the default is for balancers that ask every few seconds
+WARM_S = 1.0
+BLIND_S = 60.0  # between two looks of a balancer that notices nothing in time
 
 
 def send(edge: Edge, tenant: Tenant, event_id: str) -> int:
@@ -229,3 +234,58 @@ def test_attacked(case: Case) -> None:
     assert {*statuses} <= {hostile.CUT, 400, 413, 431}, statuses
     assert growth < RSS_GROWTH_BYTES_MAX
     assert under_s <= max(2 * base_s, HONEST_P99_S_MIN), case.fired
+
+
+def roll(case: Case, drain_s: float, replaced: int, probe_every_s: float = 0.1) -> tuple[Told, list[int]]:
+    """So many of two edges behind a balancer get a SIGTERM and a successor, one after the other, under traffic.
+
+    What the senders were told, and with which status each edge has ended.
+    """
+    case.fleet.ensure()
+    (tenant,) = case.hire(1)
+
+    def noted(event_id: str, is_accepted: bool) -> None:
+        note(case, tenant, event_id, 202 if is_accepted else 0)
+
+    edges = [case.start_edge(edge_drain_s=drain_s) for _ in range(2)]
+    balancer = Balancer([edge.port for edge in edges], probe_every_s)
+    poll(lambda: balancer.ready == {edge.port for edge in edges}, "both are in the balancer")
+    senders = Senders(balancer.url, tenant.write_key, noted)
+    statuses = []
+    try:
+        edges[0].run_for(WARM_S)
+        for edge in edges[:replaced]:
+            edge.signal(signal.SIGTERM)
+            statuses.append(edge.await_exit())
+            successor = case.start_edge(edge_drain_s=drain_s)
+            balancer.replace(edge.port, successor.port)
+            if probe_every_s < drain_s:
+                poll(lambda port=successor.port: port in balancer.ready, "the balancer has its successor")
+                successor.run_for(WARM_S)
+    finally:
+        told = senders.stop()
+        balancer.close()
+    return told, statuses
+
+
+def test_rolling_restart(case: Case) -> None:
+    """Edges replaced one by one under traffic on kept connections: no request fails, no event is lost or twice."""
+    told, statuses = roll(case, DRAIN_S, 2)
+    case.fired = (
+        f"2 edges replaced, {told.answered} requests, {len(told.failed)} failed, {told.last_answers} let go,"
+        f" slowest {told.slowest_s * 1000:.0f} ms"
+    )
+    case.lifted()
+    case.settle()
+    assert not told.failed, told.failed
+    assert statuses == [0, 0]
+    assert told.last_answers >= 2, "no kept connection was on an edge that ended"
+
+
+def test_mutant_leaves_without_a_word(case: Case) -> None:
+    """An edge that closes its socket at SIGTERM, before its balancer knows: the senders' check reports failures."""
+    told, _ = roll(case, 0.0, 1, BLIND_S)
+    case.fired = f"{len(told.failed)} of {told.answered + len(told.failed)} requests failed"
+    case.caught("edge_leaves_without_a_word", "edge/rolling_restart", caught=bool(told.failed))
+    case.told("caught")
+    assert told.failed

@@ -2,10 +2,12 @@
 
 import shutil
 import signal
+from collections.abc import Mapping
 
 from confluent_kafka import ConsumerGroupTopicPartitions, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient
 
+from app.batch import TP
 from app.settings import GROUP_ID
 from infra.local import topics as cluster
 from loadtest.history import History
@@ -76,9 +78,10 @@ def test_retention_passed_the_commit(case: Case) -> None:
     assert sum(line["records"] for line in told) == gone
 
 
-def start_over(case: Case) -> None:
-    """What an operator does to read everything again: the group's offsets back to the first ones."""
-    parts = [TopicPartition(*tp, 0) for tp in case.oracle.ends(TRACKING_COLLECTED.name)]
+def start_over(case: Case, offsets: Mapping[TP, int] | None = None) -> None:
+    """What an operator does to read everything again: the group's offsets back to the first ones, or to these."""
+    wanted = {tp: (offsets or {}).get(tp, 0) for tp in case.oracle.ends(TRACKING_COLLECTED.name)}
+    parts = [TopicPartition(*tp, at) for tp, at in wanted.items()]
     admin, asked = admin_of(case), ConsumerGroupTopicPartitions(GROUP_ID, parts)
 
     def reset() -> bool:
@@ -90,7 +93,7 @@ def start_over(case: Case) -> None:
         return not any(one.error for one in told.topic_partitions)
 
     poll(reset, "the group takes its first offsets", every_s=0.5)
-    assert all(at == 0 for tp, (at, _) in case.oracle.positions().items() if tp.topic == TRACKING_COLLECTED.name)
+    assert {tp: at for tp, (at, _) in case.oracle.positions().items() if tp in wanted} == wanted
 
 
 def test_offsets_reset_to_earliest(case: Case) -> None:
@@ -123,4 +126,24 @@ def test_offsets_reset_and_state_lost(case: Case) -> None:
     case.fleet.start(wait=False, batch_rows_max=1_000)
     case.settle()
     case.fired = "everything offered again to an empty state"
+    case.told_in_row()
+
+
+def test_offsets_reset_to_between_and_state_lost(case: Case) -> None:
+    """The group goes back to somewhere on a new machine: who remembers nothing asks, and no row comes twice."""
+    case.fleet.ensure()
+    case.traffic.burst(300)
+    case.quiet()
+    between = case.oracle.ends(TRACKING_COLLECTED.name)
+    case.traffic.burst(300)
+    case.quiet()
+    case.fleet.kill_all()
+    ends = case.oracle.ends(TRACKING_COLLECTED.name)
+    start_over(case, between)
+    shutil.rmtree(case.fleet.home / "worker")
+    case.traffic.burst(150)
+    case.lifted()
+    case.fleet.start(wait=False)
+    case.settle()
+    case.fired = f"{sum(ends.values()) - sum(between.values())} records offered again to an empty state"
     case.told_in_row()

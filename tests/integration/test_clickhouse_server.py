@@ -30,6 +30,7 @@ from clickhouse_connect.driver.client import Client
 from clickhouse_connect.driver.exceptions import DatabaseError, Error
 
 from infra.local.clickhouse import READ_THREADS
+from infra.local.clickhouse_engine import exports
 from tests.support.clickhouse_server import KEY, PASSWORD, ClickHouseServer
 from tests.support.edge_parts import wait_for
 
@@ -411,3 +412,18 @@ def test_sigterm_ends_it_in_time_even_during_a_long_query(own_server: ClickHouse
     asking.join()
     assert answers[0].headers["X-ClickHouse-Exception-Code"] == "394"
     own_server.start()
+
+
+def test_a_backup_stays_in_its_folder_and_comes_back(server: ClickHouseServer) -> None:
+    """BACKUP writes into one folder of the home and nowhere else, and RESTORE brings the rows back from there."""
+    server.query("CREATE DATABASE kept")
+    server.query("CREATE TABLE kept.t (a UInt64) ENGINE = MergeTree ORDER BY a")
+    server.query("INSERT INTO kept.t SELECT number FROM numbers(1000)")
+    outside, inside = server.home / "elsewhere", exports(server.home / "clickhouse") / "one"
+    refused = server.http.post("/", content=f"BACKUP DATABASE kept TO File('{outside}')".encode())
+    assert refused.status_code >= 400
+    assert not outside.exists()
+    server.query(f"BACKUP DATABASE kept TO File('{inside}')")
+    server.query("DROP DATABASE kept SYNC")
+    server.query(f"RESTORE DATABASE kept FROM File('{inside}')")
+    assert server.query("SELECT count(), sum(a) FROM kept.t") == "1000\t499500"

@@ -53,6 +53,7 @@ class Parts:
         self.home = Home(root.absolute())
         self.home.create()
         chosen = {f"AFLUENTE_{name}_PORT": str(free_port()) for name in ("EDGE", "KAFKA", "POSTGRES", "CLICKHOUSE")}
+        chosen["AFLUENTE_EDGE_DRAIN_S"] = "0"  # no balancer has to be told
         self.environ = {**chosen, "AFLUENTE_HOME": str(self.home.root), **environ}
         write_env_file(self.home, self.environ)
         self.settings: Settings = load_settings(self.home, self.environ)

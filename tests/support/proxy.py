@@ -114,6 +114,10 @@ class Proxy:
         self._thread.join(CALL_S)
         self._loop.close()
 
+    def _choose(self) -> int:
+        """The port behind a new connection."""
+        return self.port_behind
+
     def _call(self, work: Coroutine[Any, Any, Any]) -> Any:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result(CALL_S)
 
@@ -133,7 +137,7 @@ class Proxy:
             if self._fault.refuse:
                 _Line(writer, writer).reset()
                 return
-            behind, server = await asyncio.open_connection(HOST, self.port_behind)
+            behind, server = await asyncio.open_connection(HOST, self._choose())
             line = _Line(writer, server)
             self._lines.add(line)
             async with asyncio.TaskGroup() as group:

@@ -9,6 +9,7 @@ import typer
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
 from infra.local import jars
+from infra.local.backup_manifest import refuse_cut_off
 from infra.local.environment import current_environ, misspelt
 from infra.local.parts import BY_NAME, EXTRAS, SERVICES, USUAL
 from infra.local.stack import Progress as PartUp
@@ -83,6 +84,7 @@ def up(
     The first start writes secrets and ports to local.env in that home.
     """
     stack = Stack()
+    refuse_cut_off(stack.home)
     for hint in misspelt(current_environ()):
         print_hint(f"note: {hint}")
     began = time.monotonic()

@@ -1,0 +1,38 @@
+"""The published results: a run replaces what it ran, and hides nothing of what it did not."""
+
+from pathlib import Path
+
+from tests.fault.results import CAUGHT, NOT_RUN, RIGHT, Results, Row, markdown, read
+
+
+def written(path: Path, *rows: Row, whole: bool, caught: dict[str, list[str]] | None = None) -> None:
+    """One run with these rows."""
+    results = Results()
+    for row in rows:
+        results.add(row)
+    results.caught = caught or {}
+    results.write(whole=whole, path=path)
+
+
+def verdicts(path: Path) -> dict[str, str]:
+    return {one["id"]: one["verdict"] for one in read(path)["cases"]}
+
+
+def test_a_run_of_some_cases_leaves_the_others(tmp_path: Path) -> None:
+    """Rows of other cases and their planted faults stay."""
+    path = tmp_path / "latest.json"
+    written(path, Row("a/x", "", "", RIGHT), whole=True, caught={"m": ["a/x"]})
+    written(path, Row("b/y", "", "", CAUGHT), whole=False, caught={"n": ["b/y"]})
+    assert verdicts(path) == {"a/x": RIGHT, "b/y": CAUGHT}
+    assert [one["id"] for one in read(path)["mutants"]] == ["m", "n"]
+
+
+def test_a_whole_run_starts_anew_but_for_what_its_form_leaves_out(tmp_path: Path) -> None:
+    """A case of the full form keeps its last row in the short form, with its planted fault, and is named."""
+    path = tmp_path / "latest.json"
+    full = (Row("a/long", "", "hit", RIGHT), Row("a/gone", "", "", RIGHT), Row("a/bad", "", "", "WRONG"))
+    written(path, *full, whole=True, caught={"m": ["a/long"], "old": ["a/gone"]})
+    written(path, Row("a/long", "", "FULL=1", NOT_RUN), Row("a/bad", "", "FULL=1", NOT_RUN), whole=True)
+    assert verdicts(path) == {"a/bad": NOT_RUN, "a/long": RIGHT}
+    assert read(path)["mutants"] == [{"id": "m", "caught_by": ["a/long"]}]
+    assert "of the full form: a/long." in markdown(read(path))

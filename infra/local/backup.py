@@ -20,7 +20,7 @@ from dotenv import dotenv_values
 
 from app.settings import Settings
 from infra.local import backup_positions, backup_stores
-from infra.local.backup_manifest import RESTORING, UNFINISHED, Manifest, files_of, mark, verify
+from infra.local.backup_manifest import RESTORING, UNFINISHED, Manifest, cut_off, files_of, mark, verify
 from infra.local.cdc_state import definition
 from infra.local.connectors import LOOK_TIMEOUT_S, Connectors
 from infra.local.faults import Fault
@@ -140,32 +140,35 @@ class Restored:
         return ["./afluente up", *(["./afluente reconcile bills --repair"] if self.cdc else [])]
 
 
-def plan(stack: Stack, backup: Path) -> tuple[Manifest, list[str], list[str]]:
-    """The backup, checked to the last byte; the stores that will be put back, and those that stay."""
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a restore would do: the stores that are put back, and those that stay."""
+
+    backup: Path
+    manifest: Manifest
+    missing: list[str]
+    kept: list[str]
+    seconds: float  # that the check of every byte took
+
+
+def plan(stack: Stack, backup: Path) -> Plan:
+    """Look, check the backup to its last byte, and change nothing."""
     if living_supervisor(stack.home):
         raise Fault(f"The stack in {stack.home.root} runs: `./afluente down` first.")
+    began = time.monotonic()
     if faults := verify(backup):
         raise Fault(f"{backup} is not whole, and nothing was restored:\n" + "\n".join(f"  {one}" for one in faults))
-    manifest = Manifest.read(backup)
-    _forget_cut_off(stack.home)
     root = stack.home.root
-    missing = [name for name in (CLICKHOUSE, POSTGRES) if not (root / name).exists()]
+    half = cut_off(stack.home)
+    there = [name for name in (CLICKHOUSE, POSTGRES, KAFKA) if (root / name).exists() and name not in half]
+    missing = [name for name in (CLICKHOUSE, POSTGRES) if name not in there]
     if not missing:
         raise Fault(
             f"{root} has a ClickHouse and a Postgres: nothing is missing.\n"
             "Move the folder aside that is to be restored, or choose an empty AFLUENTE_HOME."
         )
-    kept = [name for name in (CLICKHOUSE, POSTGRES, KAFKA) if name not in missing and (root / name).exists()]
-    _check_secrets(stack.home, backup, kept)
-    return manifest, missing, kept
-
-
-def _forget_cut_off(home: Home) -> None:
-    """A restore that was killed has left stores that are not whole: they go."""
-    note = home.root / RESTORING
-    if note.exists():
-        for name in note.read_text("utf-8").split():
-            shutil.rmtree(home.root / name, ignore_errors=True)
+    _check_secrets(stack.home, backup, there)
+    return Plan(backup, Manifest.read(backup), missing, there, round(time.monotonic() - began, 2))
 
 
 def _check_secrets(home: Home, backup: Path, kept: list[str]) -> None:
@@ -175,16 +178,17 @@ def _check_secrets(home: Home, backup: Path, kept: list[str]) -> None:
             raise Fault(f"{home.env_file} has another {MASTER_KEY} than the backup: this is another stack's backup.")
 
 
-def restore(stack: Stack, backup: Path, tell: Tell) -> Restored:
+def restore(stack: Stack, planned: Plan, tell: Tell) -> Restored:
     """Put back what is missing in the home, and set the group to where it stood. Leaves the stack down."""
-    began = time.monotonic()
-    manifest, missing, kept = plan(stack, backup)
-    done = Restored(manifest.id, missing, kept, {"verify": round(time.monotonic() - began, 2)}, cdc=manifest.cdc)
+    manifest, missing, kept = planned.manifest, planned.missing, planned.kept
+    done = Restored(manifest.id, missing, kept, {"verify": planned.seconds}, cdc=manifest.cdc)
     home = stack.home
     home.create()
+    for name in cut_off(home):
+        shutil.rmtree(home.root / name, ignore_errors=True)
     (home.root / RESTORING).write_text("\n".join(missing), encoding="utf-8")
     if not (home.env_file.exists() and kept):
-        shutil.copyfile(backup / SECRETS, home.env_file)
+        shutil.copyfile(planned.backup / SECRETS, home.env_file)
         home.env_file.chmod(PRIVATE_FILE_MODE)
     if manifest.cdc:
         (home.root / "cdc").touch()
@@ -192,21 +196,27 @@ def restore(stack: Stack, backup: Path, tell: Tell) -> Restored:
     shutil.rmtree(home.root / "worker", ignore_errors=True)
     settings = stack.prepare()
     try:
-        if POSTGRES in missing:
-            with _timed(done.seconds, POSTGRES, tell):
-                backup_stores.put_back_postgres(home, backup / POSTGRES)
-        if CLICKHOUSE in missing:
-            with _timed(done.seconds, CLICKHOUSE, tell):
-                stack.up([CLICKHOUSE])
-                backup_stores.put_back_clickhouse(home, settings, manifest.database, backup / CLICKHOUSE)
-        if KAFKA in kept:
-            with _timed(done.seconds, "positions", tell):
-                stack.up([KAFKA])
-                if CLICKHOUSE in missing:
-                    done.group = backup_positions.set_back(settings, manifest.positions)
-                if POSTGRES in missing:
-                    backup_positions.forget_connector(settings)
+        _put_back(stack, settings, planned, done, tell)
     finally:
         stack.down()
     (home.root / RESTORING).unlink()
     return done
+
+
+def _put_back(stack: Stack, settings: Settings, planned: Plan, done: Restored, tell: Tell) -> None:
+    if POSTGRES in planned.missing:
+        with _timed(done.seconds, POSTGRES, tell):
+            backup_stores.put_back_postgres(stack.home, planned.backup / POSTGRES)
+    if CLICKHOUSE in planned.missing:
+        with _timed(done.seconds, CLICKHOUSE, tell):
+            stack.up([CLICKHOUSE])
+            backup_stores.put_back_clickhouse(
+                stack.home, settings, planned.manifest.database, planned.backup / CLICKHOUSE
+            )
+    if KAFKA in planned.kept:
+        with _timed(done.seconds, "positions", tell):
+            stack.up([KAFKA])
+            if CLICKHOUSE in planned.missing:
+                done.group = backup_positions.set_back(settings, planned.manifest.positions)
+            if POSTGRES in planned.missing:
+                backup_positions.forget_connector(settings)

@@ -90,9 +90,15 @@ class Manifest:
         return cls(**document)
 
 
+def cut_off(home: Home) -> list[str]:
+    """The stores that a restore was putting back when it was killed: they are not whole."""
+    note = home.root / RESTORING
+    return note.read_text("utf-8").split() if note.exists() else []
+
+
 def refuse_cut_off(home: Home) -> None:
     """Raises Fault when a restore into this home did not come to its end."""
-    if (home.root / RESTORING).exists():
+    if cut_off(home):
         raise Fault(f"A restore into {home.root} was cut off: run it again.")
 
 

@@ -8,6 +8,7 @@ request gets a fresh connection and settings never leak from one request into th
 import contextlib
 import fcntl
 import re
+import shutil
 import tempfile
 import time
 from collections.abc import Mapping
@@ -129,6 +130,7 @@ class Engine:
         except OSError as error:
             raise ValueError(f"{folder} is in use by another process") from error
         forget_lost_parts(folder)
+        shutil.rmtree(exports(folder), ignore_errors=True)  # what a backup that was killed has left
         config = folder / "afluente-config.xml"
         config.write_text(_config_xml(exports(folder)))
         options = "&".join(f"{name}={value}" for name, value in SESSION_DEFAULTS.items())

@@ -112,11 +112,12 @@ def restore(
     stays down.
     """
     stack, place = Stack(), backup.absolute()
-    manifest, missing, kept = backups.plan(stack, place)
-    there = f"; {', '.join(kept)} stay" if kept else ""
-    confirm(f"Restore {' and '.join(missing)} of {manifest.began} into {stack.home.root}{there}?", yes=yes)
+    planned = backups.plan(stack, place)
+    there = f"; {', '.join(planned.kept)} stay" if planned.kept else ""
+    what = f"{' and '.join(planned.missing)} of {planned.manifest.began}"
+    confirm(f"Restore {what} into {stack.home.root}{there}?", yes=yes)
     with _shown() as tell:
-        done = carry_out(asyncio.to_thread(backups.restore, stack, place, tell))
+        done = carry_out(asyncio.to_thread(backups.restore, stack, planned, tell))
     if as_json:
         print_json(done.document)
     else:

@@ -38,13 +38,15 @@ def home(tmp_path: Path, *stores: str, key: str = "mine") -> Stack:
         ((), ["clickhouse", "postgres"], []),
         (("kafka",), ["clickhouse", "postgres"], ["kafka"]),
         (("kafka", "postgres"), ["clickhouse"], ["postgres", "kafka"]),
+        (("clickhouse",), ["postgres"], ["clickhouse"]),
     ],
 )
 def test_what_is_missing_is_put_back(
     tmp_path: Path, backup: Path, stores: tuple[str, ...], missing: list[str], kept: list[str]
 ) -> None:
     """A store that is there is newer than its backup: it stays."""
-    assert plan(home(tmp_path, *stores), backup)[1:] == (missing, kept)
+    planned = plan(home(tmp_path, *stores), backup)
+    assert (planned.missing, planned.kept) == (missing, kept)
 
 
 def test_nothing_is_overwritten(tmp_path: Path, backup: Path) -> None:
@@ -67,10 +69,11 @@ def test_the_backup_of_another_stack_is_refused(tmp_path: Path, backup: Path) ->
 
 
 def test_a_restore_that_was_cut_off_begins_anew(tmp_path: Path, backup: Path) -> None:
-    """What it had put there is not whole: `up` refuses it, and the next restore takes it away, and that alone."""
+    """What it had put there is not whole: `up` refuses it, and the next restore puts back that, and that alone."""
     stack = home(tmp_path, "kafka", "clickhouse", "postgres")
     (stack.home.root / RESTORING).write_text("clickhouse\npostgres")
     with pytest.raises(Fault, match="was cut off"):
         refuse_cut_off(stack.home)
-    assert plan(stack, backup)[1:] == (["clickhouse", "postgres"], ["kafka"])
+    planned = plan(stack, backup)
+    assert (planned.missing, planned.kept) == (["clickhouse", "postgres"], ["kafka"])
     refuse_cut_off(home(tmp_path / "other").home)

@@ -47,7 +47,9 @@ class Settings(BaseSettings):
     clickhouse_password: SecretStr = SecretStr("")
     clickhouse_database: str = Field(default="afluente", pattern=r"^[a-z_][a-z0-9_]{0,62}$")
     clickhouse_cluster: str = Field(default="", pattern=r"^[A-Za-z0-9_-]*$", description="ON CLUSTER name")
-    schema_registry_url: str = Field(default="", description="Confluent-compatible registry; empty = lock file")
+    schema_registry_url: SecretStr = Field(
+        default=SecretStr(""), description="Confluent-compatible registry; empty = lock file"
+    )
     replication_factor: int = Field(default=1, ge=1, le=5, description="of the topics `topics apply` creates")
     partition_factor: int = Field(default=1, ge=1, le=64, description="multiplies each topic's partitions")
 
@@ -103,6 +105,14 @@ class Settings(BaseSettings):
         url = value.get_secret_value()
         if url and url != "memory:" and not url.startswith(("redis://", "rediss://")):
             raise ValueError("AFLUENTE_CACHE_URL must be empty, memory:, redis://... or rediss://...")
+        return value
+
+    @field_validator("kafka_url", "connect_url", "clickhouse_url", "otlp_endpoint")
+    @classmethod
+    def _address_holds_no_password(cls, value: str) -> str:
+        # These are shown in logs and by `status`. Nothing but a password needs an @ in them.
+        if "@" in value:
+            raise ValueError("must be an address without user:password@; ClickHouse has AFLUENTE_CLICKHOUSE_PASSWORD")
         return value
 
     @model_validator(mode="after")

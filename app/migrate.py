@@ -299,7 +299,7 @@ async def _apply(connection: Connection, migration: Migration, parts: Sequence[P
     done = await _steps_done(connection, migration, parts)
     for step, part in list(enumerate(parts))[done:]:
         values = "VALUES ($1, $2, $3)"
-        insert_step = f"INSERT INTO {STEP_RECORDS} (number, step, checksum) {values}"  # nosec B608 # noqa: S608
+        insert_step = f"INSERT INTO {STEP_RECORDS} (number, step, checksum) {values}"  # nosec B608 # a constant
         step_record = (insert_step, migration.number, step, part.checksum)
         if part.kind == "transaction":
             await _in_transaction(connection, part.text, step_record)

@@ -10,7 +10,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Self
 
-from pydantic import Field, PostgresDsn, SecretStr, field_validator, model_validator
+from pydantic import Field, PostgresDsn, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 GROUP_ID = "afluente"  # one Faust app, one consumer group: every worker shares its partitions
@@ -127,10 +127,8 @@ class Settings(BaseSettings):
         if not self.postgres_url.get_secret_value():
             url = f"postgresql://afluente@127.0.0.1:{self.postgres_port}/afluente"
             self.__dict__["postgres_url"] = SecretStr(url)
-        PostgresDsn(self.postgres_url.get_secret_value())
-        for other in (self.postgres_owner_url, self.postgres_cdc_url):
-            if other.get_secret_value():
-                PostgresDsn(other.get_secret_value())
+        for name in ("postgres_url", "postgres_owner_url", "postgres_cdc_url"):
+            _check_postgres_url(name, getattr(self, name).get_secret_value())
         return self
 
     @property
@@ -152,3 +150,12 @@ class Settings(BaseSettings):
         """The environment first, then `$AFLUENTE_HOME/local.env` (written by the embedded stack), then defaults."""
         home = Path(os.environ.get("AFLUENTE_HOME", ".afluente"))
         return cls(_env_file=home / "local.env")  # type: ignore[call-arg]
+
+
+def _check_postgres_url(name: str, text: str) -> None:
+    if text:
+        try:
+            PostgresDsn(text)
+        except ValidationError:
+            # Says which one and not what it holds: there is a password in it.
+            raise ValueError(f"AFLUENTE_{name.upper()} must be postgresql://user:password@host/db") from None

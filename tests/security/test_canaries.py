@@ -12,6 +12,7 @@ import psutil
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from app.credentials import Credential, WebhookSecrets
 from app.dlq import PREFIX
@@ -22,7 +23,7 @@ from tests.support.bills import as_owner
 from tests.support.canaries import Canaries, sung, written
 from tests.support.children import poll
 from tests.support.collector import Collector
-from tests.support.edge_parts import Parts, new_tenant
+from tests.support.edge_parts import Parts
 from tests.support.edges import Edge
 from tests.support.provocations import Provocations
 from tests.support.workers import Worker
@@ -33,17 +34,9 @@ DEAD_LETTERS_MIN = 9
 
 
 @pytest.fixture(scope="module")
-def tenant(parts: Parts, canaries: Canaries) -> dict[str, str]:
-    made = new_tenant(parts)
-    for kind in ("write_key", "read_key", "app_key"):
-        canaries.add(f"the tenant's {kind}", made[kind])
-    return made
-
-
-@pytest.fixture(scope="module")
-def provoked(parts: Parts, worker: Worker, canaries: Canaries, tenant: dict[str, str]) -> Iterator[Provocations]:
+def provoked(parts: Parts, worker: Worker, canaries: Canaries) -> Iterator[Provocations]:
     """Everything that can go wrong has gone wrong."""
-    done = Provocations(parts, canaries, tenant)
+    done = Provocations(parts, canaries)
     with_keys = [operation for operation in OPERATIONS if operation.kind]
     for operation in with_keys:
         done.wrong_credentials(operation)
@@ -100,8 +93,15 @@ def test_metrics_and_traces_hold_nothing(
     poll(lambda: Collector.received, "spans were exported")
     assert any(b"edge.webhook" in spans for spans in Collector.received)
     urls = {"edge": parts.edge_url, "worker": f"http://127.0.0.1:{worker.port}"}
-    metrics = {f"metrics of the {name}": httpx.get(f"{url}/metrics", trust_env=False).content for name, url in urls.items()}
-    health = {f"health of the {name}": httpx.get(f"{url}/health/ready", trust_env=False).content for name, url in urls.items()}
+    metrics = {
+        f"metrics of the {name}": httpx.get(f"{url}/metrics", trust_env=False).content for name, url in urls.items()
+    }
+    health = {
+        f"health of the {name}": httpx.get(f"{url}/health/ready", trust_env=False).content for name, url in urls.items()
+    }
+    from pathlib import Path
+    Path("/tmp/edge-traces.bin").write_bytes(b"\n".join(Collector.received))
+    Path("/tmp/edge-traces.txt").write_text(repr(canaries.values))
     assert canaries.found_in({**metrics, **health, "traces": b"\n".join(Collector.received)}) == []
 
 
@@ -147,6 +147,28 @@ def test_command_lines_hold_nothing(provoked: Provocations, canaries: Canaries, 
     lines = {name: "\n".join(psutil.Process(one.pid).cmdline()) for name, one in processes.items()}
     assert all(lines.values())
     assert canaries.found_in(lines) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("postgres_url", "postgresql://u:{}@bad host/db"),
+        ("postgres_owner_url", "mysql://u:{}@h/db"),
+        ("postgres_cdc_url", "{}"),
+        ("master_key", "{}"),
+        ("cache_url", "memcached://u:{}@h"),
+        ("clickhouse_url", "http://u:{}@h:8123"),
+        ("kafka_url", "u:{}@h:9092"),
+        ("connect_url", "http://u:{}@h:8083"),
+        ("otlp_endpoint", "http://u:{}@h:4318"),
+    ],
+)
+def test_a_refused_setting_is_named_and_not_shown(name: str, text: str) -> None:
+    """What is wrong is said by name, with what is allowed, and without the secret that is in it."""
+    canaries = Canaries()
+    with pytest.raises(ValidationError, match=f"(?i){name}") as raised:
+        Settings(**{name: text.format(canaries.new(name))})
+    assert canaries.found_in({"text": f"{raised.value!s} {raised.value!r}"}) == []
 
 
 def test_representations_hold_nothing(parts: Parts, canaries: Canaries) -> None:

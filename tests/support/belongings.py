@@ -137,7 +137,9 @@ def hired(parts: Parts, webhook_secrets: Mapping[str, str]) -> dict[str, str]:
 
 def bill_of(owner: Belongings) -> dict[str, Any]:
     """The body of a bill in its owner's words."""
-    own = {name: owner.values[name] for name in ("user_id", "category", "description", "amount", "currency", "due_date")}
+    own = {
+        name: owner.values[name] for name in ("user_id", "category", "description", "amount", "currency", "due_date")
+    }
     return {**PLAIN, **own}
 
 
@@ -148,7 +150,11 @@ def _bills(made: Belongings, client: httpx.Client, *, foreign: bool) -> None:
             answer = client.post("/bills", json=bill_of(made))
             assert answer.status_code == 201, answer.text
         bill = answer.json()
-        values |= {"bill_id": bill["id"], "occurrence_id": bill["occurrences"][0]["id"], "at_least": bill["version_token"]}
+        values |= {
+            "bill_id": bill["id"],
+            "occurrence_id": bill["occurrences"][0]["id"],
+            "at_least": bill["version_token"],
+        }
         return
     # Two of each, so that a page of one has a page behind it; a key of its own for each kind of change.
     body = {**bill_of(made), "installments": 2}

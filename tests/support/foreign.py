@@ -13,7 +13,7 @@ from typing import Any
 
 import httpx
 
-from tests.support.belongings import GATEWAY, Belongings, bill_of, like_cursor
+from tests.support.belongings import Belongings, bill_of, like_cursor
 
 METHODS = ("get", "post", "patch", "put", "delete")
 SCHEME_OF = {"appKeyHeader": "app", "readKeyHeader": "read", "writeKeyHeader": "write"}
@@ -117,18 +117,18 @@ class Request:
         return text in json.dumps([self.path, self.query, self.headers, self.body])
 
 
-class NotCovered(Exception):
+class NotCovered(LookupError):  # noqa: N818 - what the document is
     """The document names something for which there is no other tenant's value."""
 
 
 def operations(document: Mapping[str, Any]) -> list[Operation]:
     """Every operation of the document. NotCovered names a place that the tables above do not know."""
-    found = []
-    for path, item in document["paths"].items():
-        for method in METHODS:
-            if method in item:
-                found.append(_operation(document, method, path, item[method]))
-    return found
+    return [
+        _operation(document, method, path, item[method])
+        for path, item in document["paths"].items()
+        for method in METHODS
+        if method in item
+    ]
 
 
 def _operation(document: Mapping[str, Any], method: str, path: str, described: Mapping[str, Any]) -> Operation:

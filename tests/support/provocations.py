@@ -20,6 +20,7 @@ from app.codec import PREFIX_BYTES, Codec
 from infra.local.home import ROOT
 from infra.local.ports import free_port
 from schemas import envelope
+from tests.support.belongings import KEY_OF, hired
 from tests.support.canaries import Canaries
 from tests.support.edge_parts import Parts
 from tests.support.foreign import ANSWER_S, Operation
@@ -28,6 +29,7 @@ from tests.support.workers import DEFAULTS, MODULE, Worker
 STARTS_AT_ONCE = 3
 START_S = 40.0
 KEY_CHARACTERS = 43
+HUGE = 40_000  # times a short text: above every limit of a body
 PURCHASE = ROOT / "tests/fixtures/webhooks/hotmart/purchase.json"
 EDGE = [sys.executable, "-m", "api.main"]
 FAUST = [str(Path(sys.executable).with_name("faust")), "-A", MODULE, "worker", "-l", "info"]
@@ -37,10 +39,13 @@ COMMAND = [sys.executable, "-m", "infra.local.cli"]
 class Provocations:
     """Sends, breaks and starts things, and keeps every answer and every output."""
 
-    def __init__(self, parts: Parts, canaries: Canaries, tenant: Mapping[str, str]) -> None:
+    def __init__(self, parts: Parts, canaries: Canaries) -> None:
         self.parts = parts
         self.canaries = canaries
-        self.tenant = tenant
+        self.webhook_secret = canaries.new("webhook-secret")
+        self.tenant = hired(parts, {"hotmart": self.webhook_secret})
+        for kind in KEY_OF.values():
+            canaries.add(f"the tenant's {kind}", self.tenant[kind])
         self.said: dict[str, bytes] = {}
         self.statuses: set[int] = set()
         self._client = httpx.Client(base_url=parts.edge_url, timeout=ANSWER_S, trust_env=False)
@@ -60,7 +65,9 @@ class Provocations:
         """Keys that are none, in every place that a key may be, and one of another kind."""
         path = operation.path.format(bill_id="x", occurrence_id="x", gateway="hotmart")
         right = self.canaries.new("key-in-wrong-place").replace("-", "")[-24:]
-        shaped = {kind: prefix + self._key(kind) for kind, prefix in (("write", "afw_"), ("read", "afr_"), ("app", "afa_"))}
+        shaped = {
+            kind: prefix + self._key(kind) for kind, prefix in (("write", "afw_"), ("read", "afr_"), ("app", "afa_"))
+        }
         for headers, query in (
             ({"Authorization": f"Bearer {shaped['app']}"}, {}),
             ({"Authorization": f"Basic {base64.b64encode(f'user:{right}'.encode()).decode()}"}, {}),
@@ -75,7 +82,7 @@ class Provocations:
 
     def wrong_bodies(self, operation: Operation) -> None:
         """Right keys, and people in bodies that cannot be read or taken, in parameters and in paths."""
-        key = {"app": "app_key", "read": "read_key", "write": "write_key"}[operation.kind]
+        key = KEY_OF[operation.kind]
         person = self.canaries.new("person")
         path = operation.path.format(bill_id=person, occurrence_id=person, gateway="hotmart")
         headers = {"Authorization": f"Bearer {self.tenant[key]}"}
@@ -90,19 +97,22 @@ class Provocations:
             (json.dumps(fields).encode(), {}),
             (json.dumps([{"email": person, "event_id": f" {person} "}]).encode(), {"Content-Type": "text/plain"}),
             (person.encode(), {"Content-Encoding": "gzip"}),
-            (person.encode("utf-16"), {"Idempotency-Key": f"{person}é".encode().decode("latin-1")}),
-            (f'"{person}"'.encode() * 40_000, {}),
+            (person.encode("utf-16"), {"Idempotency-Key": f"{person}é".encode("latin-1")}),
+            (person.encode(), {"Content-Encoding": person[:8]}),
+            (f'"{person}"'.encode() * (HUGE if operation.path == "/track/batch" else 1), {}),
         ):
             self.ask(operation.name, operation.method, path, headers={**headers, **more}, content=content)
 
     def webhooks(self) -> None:
         """Sales that are proved and cannot be normalised, and one that is not proved."""
-        secret = self.canaries.new("webhook-secret")
-        self.parts.cli("webhook", "set-secret", self.tenant["tenant_id"], "hotmart", stdin=secret + "\n")
+        secret = self.webhook_secret
         url, people = "/webhooks/hotmart", self.people()
         whole = json.loads(PURCHASE.read_text("utf-8"))
         whole["data"]["buyer"] |= people
-        broken = [{**whole, "event": people["name"]}, {**whole, "data": {**whole["data"], "purchase": people["document"]}}]
+        broken = [
+            {**whole, "event": people["name"]},
+            {**whole, "data": {**whole["data"], "purchase": people["document"]}},
+        ]
         broken.append({**whole, "data": {**whole["data"], "buyer": people["email"]}})
         price = {**whole["data"]["purchase"], "price": {"value": people["phone"], "currency_value": people["name"]}}
         broken.append({**whole, "data": {**whole["data"], "purchase": price}})
@@ -138,7 +148,9 @@ class Provocations:
         headers = envelope.headers("p", tenant, "click", schema.name)
         of_other = [(name, person.encode() if name == envelope.HEADER_TENANT else text) for name, text in headers]
         cut = value[: PREFIX_BYTES + 37] + person.encode() + b"\xff" * 40
-        change = json.dumps({"op": person, "source": {"table": person, "sequence": person}, "after": {"user_id": person}})
+        change = json.dumps(
+            {"op": person, "source": {"table": person, "sequence": person}, "after": {"user_id": person}}
+        )
         sent = [
             ("tracking.collected", cut, headers), ("tracking.collected", person.encode(), headers),
             ("tracking.collected", value, of_other), ("tracking.collected", value, []),
@@ -163,7 +175,10 @@ class Provocations:
         kafka.send_signal(signal.SIGSTOP)
         try:
             headers = {"X-Write-Key": self.tenant["write_key"]}
-            sent = {"event_id": self.canaries.new("unconfirmed"), "email": f"{self.canaries.new('waiting')}@example.com"}
+            sent = {
+                "event_id": self.canaries.new("unconfirmed"),
+                "email": f"{self.canaries.new('waiting')}@example.com",
+            }
             assert self.ask("kafka away", "post", "/track/click", headers=headers, json=sent) == 503
         finally:
             kafka.send_signal(signal.SIGCONT)
@@ -172,7 +187,7 @@ class Provocations:
     def _questions(self, operations: list[Operation], what: str) -> None:
         for operation in operations:
             if operation.kind:
-                key = self.tenant[{"app": "app_key", "read": "read_key", "write": "write_key"}[operation.kind]]
+                key = self.tenant[KEY_OF[operation.kind]]
                 person = self.canaries.new("person")
                 path = operation.path.format(bill_id=person, occurrence_id=person, gateway="hotmart")
                 body = json.dumps({"user_id": person, "email": f"{person}@example.com"}).encode()
@@ -182,22 +197,17 @@ class Provocations:
         """Processes that cannot start, or cannot go on, with a secret in what is wrong. Their exit statuses by name."""
         new = self.canaries.new
         nowhere = f"127.0.0.1:{free_port()}"
-        wrong = {
-            "postgres host": {"AFLUENTE_POSTGRES_URL": f"postgresql://u:{new('pg-password')}@bad host/db"},
-            "postgres scheme": {"AFLUENTE_POSTGRES_OWNER_URL": f"mysql://u:{new('pg-password-2')}@h/db"},
-            "master key": {"AFLUENTE_MASTER_KEY": new("weak-master-key")},
-            "cache": {"AFLUENTE_CACHE_URL": f"memcached://u:{new('cache-url')}@h"},
-            "clickhouse": {"AFLUENTE_CLICKHOUSE_URL": f"http://u:{new('clickhouse-url')}@{nowhere}"},
-            "registry": {"AFLUENTE_SCHEMA_REGISTRY_URL": f"http://u:{new('registry-password')}@{nowhere}"},
-        }
-        starts = [(f"edge: {name}", EDGE, environ) for name, environ in wrong.items()]
-        starts += [(f"worker: {name}", FAUST, wrong[name]) for name in ("postgres host", "clickhouse")]
-        starts += [(f"afluente: {name}", [*COMMAND, "bills", "overdue"], wrong[name]) for name in ("master key", "cache")]
+        wrong_host = {"AFLUENTE_POSTGRES_URL": f"postgresql://u:{new('pg-password')}@bad host/db"}
+        registry = {"AFLUENTE_SCHEMA_REGISTRY_URL": f"http://u:{new('registry-password')}@{nowhere}"}
+        clickhouse = {"AFLUENTE_CLICKHOUSE_URL": f"http://u:{new('clickhouse-url')}@{nowhere}"}
         unreachable = {"AFLUENTE_POSTGRES_URL": f"postgresql://afluente:{new('pg-unreachable')}@{nowhere}/afluente"}
-        denied = {"AFLUENTE_POSTGRES_URL": self._denied(new("pg-denied"))}
-        starts += [
+        starts = [
+            ("edge: postgres host", EDGE, wrong_host),
+            ("edge: registry", EDGE, registry),
+            ("worker: clickhouse", FAUST, clickhouse),
+            ("afluente: master key", [*COMMAND, "bills", "overdue"], {"AFLUENTE_MASTER_KEY": new("weak-master-key")}),
             ("afluente: unreachable", [*COMMAND, "bills", "overdue"], unreachable),
-            ("afluente: denied", [*COMMAND, "tenant", "list"], denied),
+            ("afluente: denied", [*COMMAND, "tenant", "list"], {"AFLUENTE_POSTGRES_URL": self._denied(new("pg-denied"))}),
         ]
         with ThreadPoolExecutor(STARTS_AT_ONCE) as pool:
             done = list(pool.map(lambda start: self._started(*start), starts))

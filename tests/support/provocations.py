@@ -176,7 +176,7 @@ class Provocations:
         try:
             headers = {"X-Write-Key": self.tenant["write_key"]}
             sent = {
-                "event_id": self.canaries.new("unconfirmed"),
+                "event_id": "unconfirmed",
                 "email": f"{self.canaries.new('waiting')}@example.com",
             }
             assert self.ask("kafka away", "post", "/track/click", headers=headers, json=sent) == 503
@@ -207,7 +207,11 @@ class Provocations:
             ("worker: clickhouse", FAUST, clickhouse),
             ("afluente: master key", [*COMMAND, "bills", "overdue"], {"AFLUENTE_MASTER_KEY": new("weak-master-key")}),
             ("afluente: unreachable", [*COMMAND, "bills", "overdue"], unreachable),
-            ("afluente: denied", [*COMMAND, "tenant", "list"], {"AFLUENTE_POSTGRES_URL": self._denied(new("pg-denied"))}),
+            (
+                "afluente: denied",
+                [*COMMAND, "tenant", "list"],
+                {"AFLUENTE_POSTGRES_URL": self._denied(new("pg-denied"))},
+            ),
         ]
         with ThreadPoolExecutor(STARTS_AT_ONCE) as pool:
             done = list(pool.map(lambda start: self._started(*start), starts))

@@ -48,7 +48,7 @@ from app.telemetry import logs, traces
 # What is there after the start stays: a collection that walks through it again and again took an eighth of the time.
 GC_ALLOCATIONS: Final = 20_000  # containers more than there were; a request of 1,000 events makes some 10,000
 
-# FastAPI's own spans carry the query, in which beacons and webhooks send their keys, and its logs the texts of failures.
+# FastAPI's own spans carry the query, in which beacons and webhooks send their keys, its logs the texts of failures.
 OWN_SPANS_ONLY: Final[TelemetryConfig] = {"tracing": False, "metrics": False, "logs": False, "auto_configure": False}
 
 log = structlog.get_logger(__name__)

@@ -1,4 +1,4 @@
-"""An edge in which the walls between tenants are missing, each in another place: `python -m tests.security.edge_mutants`.
+"""An edge without walls between tenants, each missing in another place: `python -m tests.security.edge_mutants`.
 
 Each wall has routes on which nothing else is wrong, so that what is found there is found by the check of that wall.
 """

@@ -61,7 +61,7 @@ def test_a_lock_pins_every_package_with_hashes_and_names_no_address(lock: str) -
         "six==1.17.0",
         "six>=1.17.0 --hash=sha256:" + "0" * 64,
         "six==1.17.0 --hash=md5:" + "0" * 32,
-        "--index-url https://packages.example/simple",
+        "--find-links https://packages.example/simple",
         "six @ https://packages.example/six.whl --hash=sha256:" + "0" * 64,
         "-e ./six",
     ],

@@ -23,14 +23,27 @@ from app import credentials
 from tests.support.bills import PLAIN, as_owner, opened
 from tests.support.edge_parts import Parts
 
-GATEWAY = "hotmart"
-OWN_GATEWAY = {"foreign": "kiwify", "missing": "generic"}  # only the foreign tenant has a secret for the first
 KEY_OF = {"app": "app_key", "read": "read_key", "write": "write_key"}
-# Values that anybody may have, and answers may say.
-COMMON = frozenset({
-    "type", "sale_type", "status", "gateway", "currency", "due_date", "version", "month", "month_before", "moment",
-    "before", "day", "day_before",
-})  # fmt: skip
+# Values that anybody may have: of the tenant that asks, of the other one, and of nobody. What bounds a range from below
+# is later for nobody than for the other tenant, and what bounds it from above is earlier, so that nothing is inside.
+PLACED = {
+    "amount": ("11111.11", "77431.17", "88542.28"),
+    "currency": ("BRL", "CHF", "SEK"),
+    "due_date": ("2090-01-31", "2031-05-10", "2031-07-10"),
+    "day": ("2090-01-31", "2031-05-10", "2031-07-10"),
+    "day_before": ("2090-01-31", "2031-05-11", "2031-03-10"),
+    "month": ("2090-01", "2031-05", "2031-07"),
+    "month_before": ("2090-01", "2031-05", "2031-03"),
+    "moment": ("2026-01-01T12:00:00Z", "2026-03-01T12:00:00Z", "2026-04-01T12:00:00Z"),
+    "before": ("2026-01-01T13:00:00Z", "2026-03-01T13:00:00Z", "2026-02-01T00:00:00Z"),
+    "type": ("click", "initiate_checkout", "pageview"),
+    "sale_type": ("order_approved", "order_refunded", "order_expired0"),
+    "status": ("open", "cancelled", "overdue"),
+    "gateway": ("hotmart", "kiwify", "generic"),
+    "version": ("1", "7", "8"),
+}
+OWN, FOREIGN, NOBODY = range(3)
+COMMON = frozenset(PLACED) - {"amount"}
 KINDS: tuple[credentials.Kind, ...] = ("write", "read", "app")
 LISTS = (
     ("read", "/tracking/events"), ("read", "/sales"), ("app", "/bills"), ("app", "/occurrences"),
@@ -82,32 +95,23 @@ def words() -> dict[str, str]:
     return made
 
 
+def placed(side: int) -> dict[str, str]:
+    """The values of PLACED for one side, and texts that nobody else has."""
+    return {**words(), **{name: sides[side] for name, sides in PLACED.items()}}
+
+
 def nobody() -> Belongings:
     """What no tenant has, in the shapes of what one has."""
-    ids = {name: str(uuid.uuid4()) for name in ("bill_id", "occurrence_id")}
     rows = [Written("bills", uuid.uuid4(), 1), Written("bill_occurrences", uuid.uuid4(), 1)]
-    values = {
-        **words(), **ids, "amount": "88542.28", "currency": "SEK", "due_date": "2031-07-10", "at_least": write(rows),
-        "version": "8", "tenant_id": str(uuid.uuid4()), "month": "2031-07", "month_before": "2031-03", "moment": "2026-04-01T12:00:00Z",
-        "before": "2026-02-01T00:00:00Z", "day": "2031-07-10", "day_before": "2031-03-10", "type": "pageview",
-        "sale_type": "order_expired0", "status": "overdue", "gateway": OWN_GATEWAY["missing"],
-    }  # fmt: skip
-    return Belongings({}, values)
+    ids = {name: str(uuid.uuid4()) for name in ("bill_id", "occurrence_id", "tenant_id")}
+    return Belongings({}, {**placed(NOBODY), **ids, "at_least": write(rows)})
 
 
 def owned(parts: Parts, *, foreign: bool) -> Belongings:
-    """A tenant with bills, occurrences, events, sales and a webhook secret; the foreign one at its own places in time."""
-    texts = words()
-    gateways = [GATEWAY, OWN_GATEWAY["foreign"]] if foreign else [GATEWAY]
-    tenant = hired(parts, dict.fromkeys(gateways, texts["hottok"]))
-    values = {
-        **texts, "amount": "77431.17" if foreign else "11111.11", "currency": "CHF" if foreign else "BRL",
-        "due_date": "2031-05-10" if foreign else "2090-01-31", "version": "7", "tenant_id": tenant["tenant_id"],
-        "month": "2031-05", "month_before": "2031-05", "moment": "2026-03-01T12:00:00Z" if foreign else "2026-01-01T12:00:00Z",
-        "before": "2026-03-01T13:00:00Z", "day": "2031-05-10", "day_before": "2031-05-11",
-        "type": "initiate_checkout" if foreign else "click", "sale_type": "order_refunded" if foreign else "order_approved",
-        "status": "cancelled" if foreign else "open", "gateway": OWN_GATEWAY["foreign"] if foreign else GATEWAY,
-    }  # fmt: skip
+    """A tenant with bills, occurrences, events, sales and a webhook secret; the foreign one at its own times."""
+    values = placed(FOREIGN if foreign else OWN)
+    tenant = hired(parts, dict.fromkeys({PLACED["gateway"][OWN], values["gateway"]}, values["hottok"]))
+    values["tenant_id"] = tenant["tenant_id"]
     made = Belongings(tenant, values)
     with opened(parts, tenant) as client:
         _bills(made, client, foreign=foreign)
@@ -261,6 +265,7 @@ def _clickhouse(parts: Parts, tenant_id: str) -> Iterator[tuple[str, str]]:
     query = "SELECT table FROM system.columns WHERE database = 'afluente' AND name = 'tenant_id' FORMAT JSONCompact"
     for (table,) in json.loads(parts.clickhouse(query))["data"]:
         rows = parts.clickhouse(
-            f"SELECT * FROM afluente.{table} FINAL WHERE tenant_id = '{tenant_id}' ORDER BY ALL FORMAT JSONCompactEachRow"
+            f"SELECT * FROM afluente.{table} FINAL WHERE tenant_id = '{tenant_id}' ORDER BY ALL"
+            " FORMAT JSONCompactEachRow"
         )
         yield table, hashlib.sha256(rows.encode()).hexdigest()

@@ -26,7 +26,8 @@ VALUE_OF = {
     ("query", "type"): "type", ("query", "status"): "status", ("query", "category"): "category",
     ("query", "user_id"): "user_id", ("query", "currency"): "currency", ("query", "order_id"): "order_id",
     ("query", "gateway"): "gateway", ("query", "due_from"): "day", ("query", "due_to"): "day_before",
-    ("query", "month"): "month", ("query", "at_least"): "at_least", ("query", "from"): "moment", ("query", "to"): "before",
+    ("query", "month"): "month", ("query", "at_least"): "at_least", ("query", "from"): "moment",
+    ("query", "to"): "before",
     ("header", "If-Match"): "version",
     **{("body", name): name for name in (
         "user_id", "category", "description", "amount", "currency", "due_date", "version", "event_id", "session_id",

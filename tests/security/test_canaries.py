@@ -188,6 +188,7 @@ def test_the_scanner_finds_what_is_written_in_another_way(before: bytes, after: 
     assert canaries.found_in({"log": b"... " + ways[turned] + b" ..."}) == ["planted in log"]
     assert canaries.found_in({"log": sung("planted")}) == []
     assert all(len(form) > len(value) / 2 for form in written(value))
+    assert canaries.new("planted") == value
 
 
 def test_a_planted_leak_is_found(broken_edge: Edge) -> None:

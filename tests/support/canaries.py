@@ -39,14 +39,13 @@ class Canaries:
     values: dict[str, str] = field(default_factory=dict, repr=False)
 
     def new(self, name: str) -> str:
-        """A canary of that name."""
-        self.values[name] = sung(name)
-        return self.values[name]
+        """The canary of that name: made when it is first asked for, so that none is sent and then forgotten."""
+        return self.values.setdefault(name, sung(name))
 
     def add(self, name: str, value: str) -> str:
         """A secret that has a shape of its own: a key, a password that the stack made."""
         assert len(value) >= SEARCHED_BYTES_MIN, name
-        self.values[name] = value
+        assert self.values.setdefault(name, value) == value, f"{name} names another secret"
         return value
 
     def found_in(self, places: Mapping[str, bytes | str]) -> list[str]:

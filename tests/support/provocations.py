@@ -64,13 +64,13 @@ class Provocations:
     def wrong_credentials(self, operation: Operation) -> None:
         """Keys that are none, in every place that a key may be, and one of another kind."""
         path = operation.path.format(bill_id="x", occurrence_id="x", gateway="hotmart")
-        right = self.canaries.new("key-in-wrong-place").replace("-", "")[-24:]
+        basic = base64.b64encode(f"user:{self.canaries.new('basic')}".encode()).decode()
         shaped = {
             kind: prefix + self._key(kind) for kind, prefix in (("write", "afw_"), ("read", "afr_"), ("app", "afa_"))
         }
         for headers, query in (
             ({"Authorization": f"Bearer {shaped['app']}"}, {}),
-            ({"Authorization": f"Basic {base64.b64encode(f'user:{right}'.encode()).decode()}"}, {}),
+            ({"Authorization": f"Basic {basic}"}, {}),
             ({"X-Write-Key": shaped["write"], "X-App-Key": shaped["app"], "X-Read-Key": shaped["read"]}, {}),
             ({"Cookie": f"afluente={self.canaries.new('cookie')}"}, {"k": shaped["write"], "key": shaped["write"]}),
             ({"Authorization": f"Bearer {self.tenant['read_key' if operation.kind != 'read' else 'app_key']}"}, {}),

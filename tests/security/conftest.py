@@ -17,12 +17,12 @@ from tests.support.edges import Edge
 from tests.support.workers import DEFAULTS, MODULE, Worker
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def canaries() -> Canaries:
     return Canaries()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def parts(tmp_path_factory: pytest.TempPathFactory, canaries: Canaries) -> Iterator[Parts]:
     master_key = base64.b64encode(secrets.token_bytes(32)).decode()
     with collecting() as collector:
@@ -50,7 +50,7 @@ def parts(tmp_path_factory: pytest.TempPathFactory, canaries: Canaries) -> Itera
             running.stop_all()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def worker(parts: Parts) -> Iterator[Worker]:
     environ = {**os.environ, **parts.environ, **DEFAULTS, "AFLUENTE_WORKER_PORT": str(free_port())}
     started = Worker("w0", environ, parts.home.root / "worker.log", MODULE)
@@ -61,7 +61,7 @@ def worker(parts: Parts) -> Iterator[Worker]:
             started.kill()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def broken_edge(parts: Parts) -> Iterator[Edge]:
     """An edge with every planted fault, beside the whole one and over the same stores."""
     environ = {**os.environ, **parts.environ}

@@ -2,6 +2,7 @@
 that a product may carry. Known vulnerabilities are not looked up: that needs a database on the network.
 """
 
+import contextlib
 import re
 import subprocess
 import sys
@@ -38,13 +39,14 @@ def faults(text: str) -> list[str]:
     return [line for line in entries(text) if not PINNED.fullmatch(line)]
 
 
-def versions(lock: str) -> dict[str, str]:
-    """The version of each package of a lock."""
-    found = {}
+def versions(lock: str) -> dict[str, frozenset[str]]:
+    """The version of each package of a lock; two where an older Python needs an older one."""
+    found: dict[str, frozenset[str]] = {}
     for line in entries(tree.read(lock)):
         match = PINNED.fullmatch(line)
         assert match, line
-        found[canonicalize_name(match[1].split("[")[0])] = match[2]
+        name = canonicalize_name(match[1].split("[")[0])
+        found[name] = found.get(name, frozenset()) | {match[2]}
     return found
 
 
@@ -88,7 +90,8 @@ def test_what_is_asked_for_is_locked(lock: str) -> None:
         if line.startswith(("#", "-r ")) or not line.strip():
             continue
         wanted = Requirement(line)
-        assert wanted.specifier.contains(locked[canonicalize_name(wanted.name)], prereleases=True), line
+        for version in locked[canonicalize_name(wanted.name)]:
+            assert wanted.specifier.contains(version, prereleases=True), line
 
 
 def test_the_environment_is_consistent() -> None:
@@ -96,6 +99,16 @@ def test_the_environment_is_consistent() -> None:
     command = [sys.executable, "-m", "pip", "--disable-pip-version-check", "check"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout
+
+
+def test_the_environment_is_the_locked_one() -> None:
+    """What is imported here is what the lock names, and nothing that somebody has tried out since."""
+    locked, other = versions("requirements-dev.txt"), {}
+    for name in locked:
+        with contextlib.suppress(PackageNotFoundError):  # for another platform or Python: not in this environment
+            if (found := distribution(name).version) not in locked[name]:
+                other[name] = found
+    assert other == {}
 
 
 def licence(name: str) -> str:

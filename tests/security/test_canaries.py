@@ -66,7 +66,8 @@ def test_everything_went_wrong(provoked: Provocations, worker: Worker) -> None:
 
 def test_answers_repeat_nothing(provoked: Provocations, canaries: Canaries) -> None:
     """No answer of the edge holds a secret or a person that the request carried."""
-    assert canaries.found_in({name: text for name, text in provoked.said.items() if name.startswith("answer")}) == []
+    answers = {name: text for name, text in provoked.said.items() if name.startswith("answer")}
+    assert canaries.found_in(answers) == []
 
 
 def test_processes_that_do_not_start_say_why_and_no_more(provoked: Provocations, canaries: Canaries) -> None:

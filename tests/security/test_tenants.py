@@ -169,7 +169,7 @@ def test_events_under_foreign_ids_are_rows_of_their_sender(
     assert fingerprints(parts, neighbours.foreign.values["tenant_id"]) == before
     for record in (*parts.records("tracking.collected"), *parts.records("gateway.received")):
         assert neighbours.foreign.values["tenant_id"].encode() not in b"".join(
-            (record.key(), *(value for _, value in record.headers()))
+            (record.key(), *(value for _, value in record.headers() or ()))
         )
 
 

@@ -190,7 +190,7 @@ class Provocations:
                 key = self.tenant[KEY_OF[operation.kind]]
                 person = self.canaries.new("person")
                 path = operation.path.format(bill_id=person, occurrence_id=person, gateway="hotmart")
-                body = json.dumps({"user_id": person, "email": f"{person}@example.com"}).encode()
+                body = json.dumps({"email": f"{person}@example.com"}).encode()
                 self.ask(what, operation.method, path, headers={"Authorization": f"Bearer {key}"}, content=body)
 
     def wrong_settings(self) -> dict[str, int]:

@@ -104,15 +104,10 @@ def create_app(settings: Settings | None = None) -> FastAPI:
             provider.shutdown()
 
     app = FastAPIOffline(
-<<<<<<< HEAD
-        title="Afluente", version="0.1.0", description=contract.DESCRIPTION, lifespan=lifespan, redoc_url=None
-    )
-    app.state.is_draining = lambda: False
-=======
         title="Afluente", version="0.1.0", description=contract.DESCRIPTION, lifespan=lifespan, redoc_url=None,
         telemetry=OWN_SPANS_ONLY,
     )  # fmt: skip
->>>>>>> w2-edge
+    app.state.is_draining = lambda: False
     app.state.is_ending = lambda: False
     app.include_router(tracking.router)
     app.include_router(webhooks.router)

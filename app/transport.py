@@ -96,6 +96,7 @@ class Consumer(driver.Consumer):
         self.buffer_bytes_max = app.buffer_bytes_max
         self._buffers: dict[TP, Accumulator] = {}
         self._in_flight: dict[TP, RecordBatch] = {}
+        self._yielded_at: dict[TP, float] = {}
         self._held: set[TP] = set()
         self._wake = asyncio.Event()
         self._poll: asyncio.Task[Mapping[TP, list[Any]]] | None = None
@@ -131,6 +132,8 @@ class Consumer(driver.Consumer):
         """The batch in flight is durable: the next one of this partition may go."""
         if self._in_flight.get(batch.tp) is batch:
             del self._in_flight[batch.tp]
+            if batch.tp in self._buffers:
+                self._buffers[batch.tp].took(self.loop.time() - self._yielded_at.pop(batch.tp))
             self._wake.set()
 
     def hold(self, tp: TP) -> bool:
@@ -167,6 +170,7 @@ class Consumer(driver.Consumer):
         for tp in partitions:
             self._buffers.pop(tp, None)
             self._in_flight.pop(tp, None)
+            self._yielded_at.pop(tp, None)
             self._held.discard(tp)
         await self.ownership.revoked(partitions)
         await super().on_partitions_revoked(set(revoked))
@@ -205,6 +209,7 @@ class Consumer(driver.Consumer):
             batch = buffer.cut(now)
             if batch is not None:
                 self._in_flight[tp] = batch
+                self._yielded_at[tp] = now
                 yield tp, self._batch_message(batch)
 
     async def _fill(self, wait_s_max: float) -> None:

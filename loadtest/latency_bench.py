@@ -32,6 +32,7 @@ PROBE_EVERY = 97  # one record in so many is timed: a prime, so that no partitio
 SLICE_S = 0.01  # the producer's clock
 LOOK_S = 0.05  # each look reads two columns of all rows: more of them would be part of what is measured
 UNSEEN_S = 30.0
+BUSY = "MEMORY_LIMIT_EXCEEDED"  # inserts have all that the engine may use
 
 Tell = Callable[[str], None]
 
@@ -121,7 +122,13 @@ class _HalfLoad:
     def _look(self, database: str) -> None:
         table = f"{database}.{TABLE}"
         query = f"SELECT _partition, max(_offset) FROM {table} GROUP BY _partition FORMAT TabSeparated"  # noqa: S608
-        reached = dict(tuple(map(int, line.split())) for line in self.arena.ask(query).splitlines())
+        try:
+            answer = self.arena.ask(query)
+        except RuntimeError as error:
+            if BUSY not in str(error):
+                raise
+            return  # the next look tells
+        reached = dict(tuple(map(int, line.split())) for line in answer.splitlines())
         now = time.monotonic()
         with self.lock:
             left = [probe for probe in self.waiting if reached.get(probe[0], -1) < probe[1]]

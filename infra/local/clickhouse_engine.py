@@ -63,6 +63,7 @@ SESSION_DEFAULTS: dict[str, int] = {
 }
 # Codes of ClickHouse's ErrorCodes.cpp that an insert can end with after its rows were taken: the file system, memory.
 WRITE_FAULTS = (74, 75, 76, 77, 173, 241, 242, 243, 252)
+_WRITE_FAULTS = ", ".join(map(str, WRITE_FAULTS))
 UNKNOWN_EXCEPTION = 1002  # ClickHouse's code for what has none
 ERROR_CODE = re.compile(r"Code: (\d+)")
 ERROR_NAME = re.compile(r"\(([A-Z][A-Z0-9_]+)\)(?: \(version [^)]*\))?\s*$")
@@ -177,16 +178,19 @@ class Engine:
         finally:
             connection.close()
 
-    def write_faults(self) -> tuple[int, str]:
-        """How often the engine failed to write since it was opened, and the last such error as it would tell it."""
-        codes = ", ".join(map(str, WRITE_FAULTS))
+    def write_faults(self) -> int:
+        """How often the engine failed to write since it was opened."""
+        sql = f"SELECT sum(value) FROM system.errors WHERE code IN ({_WRITE_FAULTS})"  # nosec B608 # noqa: S608 - numbers
+        return int(self.execute(sql.encode(), {}, "default").body)
+
+    def last_write_fault(self) -> str:
+        """The last such error as the engine would tell it."""
         sql = (
-            "SELECT sum(value), argMax(concat('Code: ', toString(code), '. DB::Exception: ',"  # noqa: S608 - constants
-            " replaceRegexpAll(last_error_message, '\\s+', ' '), ' (', name, ')'), last_error_time)"  # nosec B608
-            f" FROM system.errors WHERE code IN ({codes})"
+            "SELECT argMax(concat('Code: ', toString(code), '. DB::Exception: ',"  # noqa: S608 - constants
+            " replaceRegexpAll(last_error_message, '\\s+', ' '), ' (', name, ')'), last_error_time)"
+            f" FROM system.errors WHERE code IN ({_WRITE_FAULTS})"  # nosec B608
         )
-        count, _, told = self.execute(sql.encode(), {}, "default").body.decode("utf-8", "replace").partition("\t")
-        return int(count), told.rstrip("\n")
+        return self.execute(sql.encode(), {}, "default").body.decode("utf-8", "replace").rstrip("\n")
 
     def statement_count(self, sql: bytes) -> int:
         """How many statements the engine's parser sees; 0 when it cannot parse the text."""
@@ -243,7 +247,7 @@ class Insert:
         self._settings = {**settings, **blocks}
         self._database = database
         self._rows = tempfile.TemporaryFile(dir=engine.folder)  # noqa: SIM115 - lives as long as the insert
-        self._faults, _ = engine.write_faults()
+        self._faults = engine.write_faults()
 
     def append(self, rows: bytes) -> None:
         """Keep a piece, cut anywhere, on disk: an insert may be larger than memory."""
@@ -260,9 +264,8 @@ class Insert:
             self._rows.close()
         # The library says yes to an insert whose part could not be written (seen with a full disk): its rows are gone.
         # Another insert's fault at the same time is taken for ours: a retry too many, never a row too few.
-        faults, told = self._engine.write_faults()
-        if faults > self._faults:
-            raise QueryFailed(told)
+        if self._engine.write_faults() > self._faults:
+            raise QueryFailed(self._engine.last_write_fault())
         return replace(answer, read_rows=answer.written_rows, read_bytes=answer.written_bytes)
 
     def cancel(self) -> None:

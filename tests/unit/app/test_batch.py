@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.batch import RECORD_OVERHEAD_BYTES, Accumulator, Bounds, RecordBatch, records_bytes
+from app.batch import LINGER_S_MAX, RECORD_OVERHEAD_BYTES, Accumulator, Bounds, RecordBatch, records_bytes
 from tests.support.records import SOURCE, PlainRecord
 
 LINGER_S = 0.25
@@ -258,3 +258,20 @@ def test_what_a_cut_leaves_behind_is_as_old_as_it_is() -> None:
     buffer.add([PlainRecord(3, b"x" * 10)], LINGER_S)
     assert buffer.cut(LINGER_S) is not None
     assert buffer.due_at() is None
+
+
+@given(st.floats(0, 3_600))
+def test_a_busy_server_gets_larger_batches(took_s: float) -> None:
+    """After a batch that took long the next one waits longer, within a limit, and never shorter than it was told."""
+    buffer = Accumulator(SOURCE, Bounds(10, 10**6, LINGER_S))
+    buffer.took(took_s)
+    buffer.add([PlainRecord(0)], 0.0)
+    due = buffer.due_at()
+    assert due is not None
+    assert LINGER_S <= due <= max(LINGER_S, LINGER_S_MAX)
+    buffer.took(took_s * 2)
+    later = buffer.due_at()
+    assert later is not None
+    assert later >= due
+    buffer.took(0.0)
+    assert buffer.due_at() == LINGER_S

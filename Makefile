@@ -4,10 +4,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 LOCAL := $(VENV)/.installed-local
 DEV := $(VENV)/.installed-dev
+SHIPPED := app agents tables schemas api infra
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --require-hashes --no-deps --progress-bar on
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev up down clean demo test test-fault fault-table soak bench bench-bills check lock FORCE
+.PHONY: help setup setup-dev up down clean demo test test-fault fault-table soak bench bench-bills check sbom lock FORCE
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -48,11 +49,17 @@ bench: setup-dev ## the benchmarks of loadtest/, with their conditions
 bench-bills: setup-dev ## bills from Postgres to ClickHouse at full size: an hour (AFLUENTE_BENCH_SCALE=0.02: minutes)
 	@$(BIN)/python -m loadtest.bills_bench
 
-check: setup-dev ## format, lint, types, import rules
+check: setup-dev ## format, lint, security rules, types, import rules
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
+	@$(BIN)/bandit -q -c pyproject.toml -r $(SHIPPED) 2> $(VENV)/bandit.log || { cat $(VENV)/bandit.log >&2; exit 1; }
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
+
+sbom: setup-dev ## the bill of materials of what runs in production, as CycloneDX: sbom.cdx.json
+	@$(BIN)/python -W ignore -m cyclonedx_py requirements --output-reproducible --pyproject pyproject.toml --mc-type application \
+	  --sv 1.6 --of JSON -o sbom.cdx.json requirements.txt
+	@echo "sbom.cdx.json"
 
 lock: setup-dev ## resolve requirements*.in and jars.toml anew (needs uv)
 	@command -v uv > /dev/null || { echo "error: make lock needs uv (pip install uv)" >&2; exit 1; }

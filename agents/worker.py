@@ -48,6 +48,7 @@ class Worker:
         self.tables: dict[str, Seen] = {}
         self._parts: Parts | None = None
         self._health: web.AppRunner | None = None
+        self._watch: asyncio.Task[None] | None = None
         self.ownership = Ownership(settings, self._loops)
         app.ownership, app.prepare, app.drain = self.ownership, self.prepare, self.drain
         for pipeline in self.pipelines:
@@ -83,6 +84,7 @@ class Worker:
         for pipeline in self.pipelines:
             self._loops[pipeline.reads.name] = self._loop_class(pipeline, parts, self.tables[pipeline.reads.name])
         settle_garbage_collection()
+        self._watch = asyncio.create_task(self.ownership.watch())
         self._health = await serve(self.settings.worker_host, self.settings.worker_port, self.missing, self.refresh)
 
     async def _check(self) -> None:
@@ -117,6 +119,8 @@ class Worker:
         """Finish and commit what is in flight, then close what `prepare` opened."""
         consumer: Any = self.app.consumer
         consumer.drain()
+        if self._watch is not None:
+            self._watch.cancel()
         await self.ownership.drain()
         if self._health is not None:
             await self._health.cleanup()

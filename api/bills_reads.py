@@ -52,7 +52,7 @@ async def page(connection: Connection, wanted: Wanted, place: Place | None, limi
         conditions.append(f"({column}, id) {after} (${len(values) - 1}, ${len(values)})")
     rows: list[Row] = await connection.fetch(
         # Table, columns, order and conditions are constants of this edge; every value is bound.
-        f"SELECT {_COLUMNS[wanted.table]} FROM {wanted.table}"  # noqa: S608
+        f"SELECT {_COLUMNS[wanted.table]} FROM {wanted.table}"  # nosec B608 # noqa: S608
         f" WHERE {' AND '.join(['tenant_id = current_tenant()', *conditions])}"
         f" ORDER BY {column} {order}, id {order} LIMIT {limit + 1}",
         *values,

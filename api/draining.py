@@ -9,11 +9,14 @@ import asyncio
 import socket
 import time
 from collections.abc import Callable
+from functools import partial
 from types import FrameType
-from typing import Final
+from typing import Any, Final, cast
 
 import structlog
 import uvicorn
+
+from api.accepting import Listener
 
 # A client that keeps a connection and sends less often than this may meet its end on the way: HTTP leaves that open for
 # every server, and the sender sends again. Long enough for one request of all that are busy.
@@ -26,7 +29,7 @@ log = structlog.get_logger(__name__)
 
 
 class DrainingServer(uvicorn.Server):
-    """uvicorn, which by itself closes its socket and its idle connections the moment it gets a SIGTERM."""
+    """uvicorn, which by itself takes one connection a turn, and closes idle ones when told to end."""
 
     def __init__(self, config: uvicorn.Config, drain_s: float) -> None:
         super().__init__(config)
@@ -43,6 +46,17 @@ class DrainingServer(uvicorn.Server):
         """A first signal begins the end; one more means at once."""
         self._signals += 1
         super().handle_exit(sig, frame)
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Start the application, then listen on these sockets, or on what the configuration says."""
+        listening = [self.config.bind_socket()] if sockets is None else sockets
+        await super().startup(sockets=[])
+        make = partial(
+            cast("Callable[..., asyncio.Protocol]", self.config.http_protocol_class),
+            config=self.config, server_state=self.server_state, app_state=self.lifespan.state,
+        )  # fmt: skip
+        # All that uvicorn does with its servers is to close them.
+        self.servers = cast("Any", [Listener(one, self.config.backlog, make) for one in listening])
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Called when the process is to end: everything that comes before the socket closes."""

@@ -105,7 +105,7 @@ async def summary(
     query = (
         # `by` is one of three words, checked above; everything else is bound.
         f"SELECT toStartOfInterval(occurred_at, INTERVAL 1 {by}, 'UTC') AS start, event_type,"  # noqa: S608
-        " count() AS events, uniqExactIf(session_id, session_id != '') AS sessions"
+        " count() AS events, uniqExactIf(session_id, session_id != '') AS sessions"  # nosec B608
         f" FROM {edge.store.database}.tracking_events WHERE tenant_id = {{tenant:UUID}}"
         " AND occurred_at >= fromUnixTimestamp64Milli({since:Int64}, 'UTC')"
         " AND occurred_at < fromUnixTimestamp64Milli({until:Int64}, 'UTC')"
@@ -139,7 +139,7 @@ async def _page(
         )
     query = (
         # Table, columns and filter names are constants of this module; every value is bound.
-        f"SELECT {wanted.columns}, toUnixTimestamp64Milli(occurred_at) AS _ms"  # noqa: S608
+        f"SELECT {wanted.columns}, toUnixTimestamp64Milli(occurred_at) AS _ms"  # nosec B608 # noqa: S608
         f" FROM {edge.store.database}.{wanted.table} WHERE tenant_id = {{tenant:UUID}}"
         " AND occurred_at >= fromUnixTimestamp64Milli({since:Int64}, 'UTC')"
         " AND occurred_at < fromUnixTimestamp64Milli({until:Int64}, 'UTC')"

@@ -151,7 +151,7 @@ def schema(subject: str) -> Schema:
 
 @lru_cache(maxsize=1)
 def _default() -> Codec:
-    return Codec.load(Settings.load().schema_registry_url)
+    return Codec.load(Settings.load().schema_registry_url.get_secret_value())
 
 
 def _read_folder(folder: Path) -> dict[tuple[str, int], str]:

@@ -30,6 +30,7 @@ log = structlog.get_logger(__name__)
 DESCRIBE_TIMEOUT_S = 30.0
 # A rebalance waits for us: long enough for an insert on its way, well under the session timeout.
 REVOKE_BUDGET_S = 3.0
+WATCH_S = 10.0  # between two looks whether the topics are still the same ones
 NOTHING_COMMITTED = -1
 
 
@@ -81,6 +82,24 @@ class Ownership:
         self._owned -= partitions
         self._rebuilding -= partitions
         self._report()
+
+    async def watch(self) -> None:
+        """Until cancelled: end the process when one of its topics has been made anew.
+
+        Offsets begin again then, and Kafka tells a consumer nothing: it reads on at the former position. After the
+        restart the partition is read from its beginning, for its local state is of the other topic.
+        """
+        while True:
+            await asyncio.sleep(WATCH_S)
+            topics = {tp.topic for tp in self._owned}
+            try:
+                found = await asyncio.to_thread(describe, self._settings.kafka_url, topics) if topics else {}
+            except LookupError as error:
+                log.warning("topics cannot be looked at", error=str(error))
+                continue
+            for topic, topic_id in found.items():
+                if self._loops[topic].topic_id not in {"", topic_id}:
+                    stop_loudly(log, RuntimeError(f"{topic} was deleted and made anew: its offsets begin again"))
 
     async def drain(self) -> None:
         """Finish what is in flight, commit it, and give the state files back: the calm end."""
@@ -136,6 +155,10 @@ class Ownership:
             log.warning("topic was re-created: its old dedupe state is dropped", partition=tp.partition, topic=tp.topic)
             loop.seen.forget(tp.partition)
             applied = None
+            # A commit without a range says nothing of its topic: the worker that had this state may have made it for
+            # the former one. What is done already is left out by its rows.
+            if position[1] is None:
+                position = (NOTHING_COMMITTED, None)
         resume, pending = resume_at(position, applied, loop.topic_id, earliest)
         if NOTHING_COMMITTED < position[0] < earliest:
             gone = earliest - position[0]

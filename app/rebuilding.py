@@ -119,7 +119,7 @@ class Rebuild:
         """Begin where the tables of that suffix end: the offsets of a partition come into a table in order."""
         for mirror in self.mirrors:
             rows = await mirrored.query(
-                f"SELECT _partition, max(_offset) FROM {self._name(mirror, suffix)}"  # noqa: S608
+                f"SELECT _partition, max(_offset) FROM {self._name(mirror, suffix)}"  # nosec B608 # noqa: S608
                 " WHERE _topic = %(topic)s GROUP BY _partition",
                 {"topic": self.topic},
             )

@@ -10,7 +10,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Self
 
-from pydantic import Field, PostgresDsn, SecretStr, field_validator, model_validator
+from pydantic import Field, PostgresDsn, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 GROUP_ID = "afluente"  # one Faust app, one consumer group: every worker shares its partitions
@@ -47,7 +47,9 @@ class Settings(BaseSettings):
     clickhouse_password: SecretStr = SecretStr("")
     clickhouse_database: str = Field(default="afluente", pattern=r"^[a-z_][a-z0-9_]{0,62}$")
     clickhouse_cluster: str = Field(default="", pattern=r"^[A-Za-z0-9_-]*$", description="ON CLUSTER name")
-    schema_registry_url: str = Field(default="", description="Confluent-compatible registry; empty = lock file")
+    schema_registry_url: SecretStr = Field(
+        default=SecretStr(""), description="Confluent-compatible registry; empty = lock file"
+    )
     replication_factor: int = Field(default=1, ge=1, le=5, description="of the topics `topics apply` creates")
     partition_factor: int = Field(default=1, ge=1, le=64, description="multiplies each topic's partitions")
 
@@ -108,6 +110,14 @@ class Settings(BaseSettings):
             raise ValueError("AFLUENTE_CACHE_URL must be empty, memory:, redis://... or rediss://...")
         return value
 
+    @field_validator("kafka_url", "connect_url", "clickhouse_url", "otlp_endpoint")
+    @classmethod
+    def _address_holds_no_password(cls, value: str) -> str:
+        # These are shown in logs and by `status`. Nothing but a password needs an @ in them.
+        if "@" in value:
+            raise ValueError("must be an address without user:password@; ClickHouse has AFLUENTE_CLICKHOUSE_PASSWORD")
+        return value
+
     @model_validator(mode="after")
     def _default_urls(self) -> Self:
         # Frozen model: the derived defaults are set through __dict__ once, before anybody reads them.
@@ -120,10 +130,8 @@ class Settings(BaseSettings):
         if not self.postgres_url.get_secret_value():
             url = f"postgresql://afluente@127.0.0.1:{self.postgres_port}/afluente"
             self.__dict__["postgres_url"] = SecretStr(url)
-        PostgresDsn(self.postgres_url.get_secret_value())
-        for other in (self.postgres_owner_url, self.postgres_cdc_url):
-            if other.get_secret_value():
-                PostgresDsn(other.get_secret_value())
+        for name in ("postgres_url", "postgres_owner_url", "postgres_cdc_url"):
+            _check_postgres_url(name, getattr(self, name).get_secret_value())
         return self
 
     @property
@@ -145,3 +153,12 @@ class Settings(BaseSettings):
         """The environment first, then `$AFLUENTE_HOME/local.env` (written by the embedded stack), then defaults."""
         home = Path(os.environ.get("AFLUENTE_HOME", ".afluente"))
         return cls(_env_file=home / "local.env")  # type: ignore[call-arg]
+
+
+def _check_postgres_url(name: str, text: str) -> None:
+    if text:
+        try:
+            PostgresDsn(text)
+        except ValidationError:
+            # Says which one and not what it holds: there is a password in it.
+            raise ValueError(f"AFLUENTE_{name.upper()} must be postgresql://user:password@host/db") from None

@@ -24,6 +24,7 @@ REQUEST_TIMEOUT_S = 40.0  # aiokafka wants it above the session timeout
 FETCH_BYTES_MAX = 4 << 20  # of one partition in one answer; the largest record of any topic must fit
 # Heartbeats go on in their own thread while a partition waits for ClickHouse, for hours if it must be.
 POLL_INTERVAL_MAX_S = 7 * 24 * 3600.0
+METADATA_AGE_MS = 10_000  # a topic made anew under a worker, or one with more partitions, is found within this time
 NEVER_S = 7 * 24 * 3600.0  # for Faust's own commit timer, which has nothing to commit
 
 
@@ -92,6 +93,7 @@ def create_app(settings: Settings) -> App:
         "broker_heartbeat_interval": settings.session_timeout_s / HEARTBEATS_A_SESSION,
         "consumer_max_fetch_size": FETCH_BYTES_MAX,
         "consumer_auto_offset_reset": "earliest",
+        "consumer_metadata_max_age_ms": METADATA_AGE_MS,
         # Static membership: a restarted worker gets its partitions back without a rebalance of the others.
         "consumer_group_instance_id": f"{settings.group_id}-{settings.worker_id}",
     }

@@ -39,6 +39,7 @@ Tell = Callable[[str], None]
 def measure(stack: Stack, tell: Tell, half_rate: int) -> dict[str, Any]:
     """Both, the trickle with the stack's own worker, half load with one of the arena."""
     # What the contest left in the topic would be carried first.
+    stack.stop("worker")
     corpus.create(stack.settings, TRACKING_COLLECTED.name, TRACKING_COLLECTED.partitions)
     stack.start("worker")
     trickle = _trickle(stack)

@@ -67,7 +67,7 @@ class Snapshot:
         """The figures of these tenants, by month."""
         figures = _FIGURES.format(dialect.postgres_fingerprint(mirror))
         rows = await self._connection.fetch(
-            f"SELECT tenant_id::text, {dialect.POSTGRES_MONTH}, {figures}"  # noqa: S608
+            f"SELECT tenant_id::text, {dialect.POSTGRES_MONTH}, {figures}"  # nosec B608 # noqa: S608
             f" FROM {mirror.table} WHERE tenant_id = ANY($1::uuid[]) GROUP BY 1, 2, 3",
             [UUID(one) for one in tenants],
         )
@@ -77,7 +77,7 @@ class Snapshot:
         """The figures of one group, by the last digits of the id."""
         figures = _FIGURES.format(dialect.postgres_fingerprint(mirror))
         rows = await self._connection.fetch(
-            f"SELECT {dialect.postgres_bucket(digits)}, {figures}"  # noqa: S608
+            f"SELECT {dialect.postgres_bucket(digits)}, {figures}"  # nosec B608 # noqa: S608
             f" FROM {mirror.table} WHERE {_IN_GROUP} GROUP BY 1, 2",
             *bounds(group),
         )
@@ -86,7 +86,7 @@ class Snapshot:
     async def fingerprints(self, mirror: Mirror, group: Group, digits: int, buckets: Sequence[str]) -> dict[str, int]:
         """The fingerprint of every row of some buckets."""
         rows = await self._connection.fetch(
-            f"SELECT id::text, {dialect.postgres_fingerprint(mirror)} FROM {mirror.table}"  # noqa: S608
+            f"SELECT id::text, {dialect.postgres_fingerprint(mirror)} FROM {mirror.table}"  # nosec B608 # noqa: S608
             f" WHERE {_IN_GROUP} AND {dialect.postgres_bucket(digits)} = ANY($4)",
             *bounds(group),
             list(buckets),
@@ -108,7 +108,7 @@ async def rows_of(
 ) -> dict[str, MirrorRow]:
     """Some rows by id, locked when `locking` says so."""
     found = await connection.fetch(
-        f"SELECT {dialect.postgres_values(mirror)} FROM {mirror.table}"  # noqa: S608
+        f"SELECT {dialect.postgres_values(mirror)} FROM {mirror.table}"  # nosec B608 # noqa: S608
         f" WHERE tenant_id = $1 AND id = ANY($2::uuid[]) {locking}",
         UUID(tenant_id),
         [UUID(one) for one in ids],

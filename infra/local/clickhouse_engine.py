@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
-from xml.sax.saxutils import escape
+from xml.sax.saxutils import escape  # nosec B406 # it parses nothing
 
 from chdb import _chdb as chdb_native
 
@@ -174,7 +174,7 @@ class Engine:
         codes = ", ".join(map(str, WRITE_FAULTS))
         sql = (
             "SELECT sum(value), argMax(concat('Code: ', toString(code), '. DB::Exception: ',"  # noqa: S608 - constants
-            " replaceRegexpAll(last_error_message, '\\s+', ' '), ' (', name, ')'), last_error_time)"
+            " replaceRegexpAll(last_error_message, '\\s+', ' '), ' (', name, ')'), last_error_time)"  # nosec B608
             f" FROM system.errors WHERE code IN ({codes})"
         )
         count, _, told = self.execute(sql.encode(), {}, "default").body.decode("utf-8", "replace").partition("\t")

@@ -21,6 +21,7 @@ from infra.local.launch import CannotLaunch, Launch, give_to_unprivileged, unpri
 from infra.local.record import is_alive
 
 COMMAND_TIMEOUT_S = 120  # initdb takes 2 s on two idle cores
+SCRAM = "'scram-sha-256'"
 CONFIGURATION = {
     "listen_addresses": "'127.0.0.1'",
     "unix_socket_directories": "''",  # a socket's path may not exceed 107 bytes, and a home's path may be any length
@@ -39,7 +40,7 @@ CONFIGURATION = {
     "max_parallel_workers_per_gather": "0",
     "autovacuum_max_workers": "1",
     "jit": "off",
-    "password_encryption": "'scram-sha-256'",
+    "password_encryption": SCRAM,
     "timezone": "'UTC'",
     "log_timezone": "'UTC'",
     "log_min_duration_statement": "1000",

@@ -272,8 +272,8 @@ def test_rolling_restart(case: Case) -> None:
     """Edges replaced one by one under traffic on kept connections: no request fails, no event is lost or twice."""
     told, statuses = roll(case, DRAIN_S, 2)
     case.fired = (
-        f"2 edges replaced, {told.answered} requests, {len(told.failed)} failed, {told.last_answers} connections"
-        f" let go, slowest {told.slowest_s * 1000:.0f} ms"
+        f"2 edges replaced, {told.answered} requests, {len(told.failed)} failed, {told.last_answers} let go,"
+        f" slowest {told.slowest_s * 1000:.0f} ms"
     )
     case.lifted()
     case.settle()

@@ -7,6 +7,7 @@ from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 
 from app.batch import TP
+from app.lifecycle import EXIT_UNKNOWN_FAILURE
 from infra.local import topics as cluster
 from schemas.topics import TRACKING_COLLECTED
 from tests.fault.case import Case
@@ -104,6 +105,22 @@ def carry_one_batch(case: Case, variant: str = "") -> None:
 def bounds(worker: Worker) -> list[tuple[int, int, int]]:
     """Partition, first and last of each batch that it finished."""
     return [(line["partition"], line["first"], line["last"]) for line in worker.lines("batch")]
+
+
+def test_topic_recreated_under_a_worker(case: Case) -> None:
+    """A worker that reads on at its former positions notices and ends; what it skipped is carried by the next."""
+    carry_one_batch(case)
+    case.settle()
+    worker = case.fleet.workers["w0"]
+    worker.signal(signal.SIGSTOP)  # it must not see the moment in which there is no topic
+    recreate(case)
+    case.traffic.burst(2 * EVENTS, poisons=0, duplicates=0)
+    worker.signal(signal.SIGCONT)
+    assert worker.await_exit() == EXIT_UNKNOWN_FAILURE
+    case.fired = "it ended by itself"
+    case.lifted()
+    case.fleet.start()  # until then, the former commits say that all is done
+    case.settle()
 
 
 def test_topic_recreated(case: Case) -> None:

@@ -4,46 +4,29 @@ import base64
 import gzip
 import hashlib
 import hmac
-import http.server
 import json
-import threading
 import uuid
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import httpx
 import pytest
 from standardwebhooks import Webhook
 
 from app.codec import Codec
+from tests.support.collector import Collector, collecting
 from tests.support.edge_parts import Parts, new_tenant, problem, wait_for
 
 CODEC = Codec.load()
 STANDARD_SECRET = "whsec_" + base64.b64encode(b"k" * 32).decode()
 
 
-class Collector(http.server.BaseHTTPRequestHandler):
-    """Receives OTLP spans over HTTP, as any collector does."""
-
-    received: ClassVar[list[bytes]] = []
-
-    def do_POST(self) -> None:
-        self.received.append(self.rfile.read(int(self.headers["Content-Length"])))
-        self.send_response(200)
-        self.end_headers()
-
-    def log_request(self, *_: object) -> None:
-        pass
-
-
 @pytest.fixture(scope="module")
 def collector() -> Iterator[str]:
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Collector)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
+    with collecting() as url:
+        yield url
 
 
 @pytest.fixture(scope="module")

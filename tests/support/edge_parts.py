@@ -99,7 +99,8 @@ class Parts:
                 self.clickhouse(statement)
 
     def clickhouse(self, query: str) -> str:
-        answer = httpx.post(self.settings.clickhouse_url, content=query, timeout=START_S)
+        headers = {"X-ClickHouse-Key": self.settings.clickhouse_password.get_secret_value()}
+        answer = httpx.post(self.settings.clickhouse_url, content=query, headers=headers, timeout=START_S)
         assert answer.status_code == 200, answer.text
         return answer.text
 

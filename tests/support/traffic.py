@@ -73,12 +73,14 @@ class Traffic:
         self._copies = 0
         self._lock = threading.Lock()  # a flow in the background and a burst in front share the history
 
-    def burst(self, events: int, poisons: int = 3, *, padding: int = 0) -> list[tuple[str, str]]:
+    def burst(
+        self, events: int, poisons: int = 3, *, padding: int = 0, duplicates: float = DUPLICATES
+    ) -> list[tuple[str, str]]:
         """Send so many new events, a tenth as many duplicates and some poison; (tenant, id) of the new ones."""
         with self._lock:
             fresh = [(self.tenants[n % len(self.tenants)], str(uuid.uuid4())) for n in range(events)]
             copies = list(fresh)
-            for n in range(int(events * DUPLICATES)):
+            for n in range(int(events * duplicates)):
                 earlier = self._sent if self._sent and n % 2 else fresh
                 copies.insert(self._random.randrange(len(copies) // 2, len(copies) + 1), self._random.choice(earlier))
             self._send(copies, self._poison(poisons), padding)

@@ -101,7 +101,7 @@ async def _live(settings: Settings) -> Shown:
                 tenant_id = await directory.create_tenant(f"demo-{name}-{uuid.uuid4().hex[:8]}")
                 key_id, key = await directory.create_key(tenant_id, "app")
                 keys.append(key_id)
-                chance = random.Random(SEED + number)  # noqa: S311 - what is bought is no secret
+                chance = random.Random(SEED + number)  # nosec B311 # noqa: S311 - what is bought is no secret
                 households.append(bills_traffic.Household(name, str(tenant_id), client, key, chance))
             _say(f"{len(TENANTS)} tenants make, pay, edit, cancel and delete bills over HTTP …")
             async with asyncio.TaskGroup() as group:

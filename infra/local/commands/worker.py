@@ -47,5 +47,5 @@ def worker(
     command = worker_command()
     if processes == 1:
         # Replaces this process: signals go to Faust.
-        os.execve(command[0], ["faust", *command[1:]], environ)  # noqa: S606
+        os.execve(command[0], ["faust", *command[1:]], environ)  # nosec B606 # noqa: S606
     return crew.run(command, environ, environ["AFLUENTE_WORKER_ID"], processes, stack.settings.drain_timeout_s)

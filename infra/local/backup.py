@@ -67,13 +67,13 @@ def create(stack: Stack, folder: Path, tell: Tell) -> tuple[Path, Manifest]:
     _require_embedded(settings)
     began = _now()
     name = f"afluente-{datetime.now(UTC):%Y%m%dT%H%M%S.%f}"[:-3] + "Z"
-    draft = folder / f"{name}{UNFINISHED}"
-    folder.mkdir(mode=PRIVATE_DIR_MODE, parents=True, exist_ok=True)
-    draft.mkdir(mode=PRIVATE_DIR_MODE)
     manifest = Manifest(
         id=name, began=began, group=settings.group_id, database=settings.clickhouse_database,
         cdc=(stack.home.root / "cdc").exists(), versions=asyncio.run(_versions(settings)),
     )  # fmt: skip
+    folder.mkdir(mode=PRIVATE_DIR_MODE, parents=True, exist_ok=True)
+    draft = folder / f"{name}{UNFINISHED}"
+    draft.mkdir(mode=PRIVATE_DIR_MODE)
     try:
         _copy(stack.home, settings, manifest, draft, tell)
     except BaseException:

@@ -11,10 +11,10 @@ from pydantic import PostgresDsn
 
 from app.settings import Settings
 from infra.local import postgres
-from infra.local.clickhouse_engine import exports, quoted
+from infra.local.clickhouse_sql import quoted
 from infra.local.environment import CDC_ROLE, password_of
 from infra.local.faults import Fault
-from infra.local.home import PRIVATE_DIR_MODE, Home
+from infra.local.home import PRIVATE_DIR_MODE, Home, exports
 from infra.local.launch import give_to_unprivileged
 
 COPY_S: Final = 4 * 3600.0  # of a whole database, over a slow disk

@@ -20,6 +20,8 @@ from xml.sax.saxutils import escape  # nosec B406 # it parses nothing
 from chdb import _chdb as chdb_native
 
 from infra.local.clickhouse_recovery import forget_lost_parts
+from infra.local.clickhouse_sql import quoted
+from infra.local.home import exports
 
 connect: Any = getattr(chdb_native, "connect")  # noqa: B009 - absent from chdb's type stubs
 
@@ -95,16 +97,6 @@ class Answer:
     written_bytes: int = 0
     result_rows: int = 0
     elapsed_ns: int = 0
-
-
-def quoted(text: str) -> str:
-    """A string literal of ClickHouse SQL."""
-    return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
-
-
-def exports(engine_folder: Path) -> Path:
-    """The one folder that BACKUP writes to and RESTORE reads from: whoever may query must not reach other files."""
-    return engine_folder / "exports"
 
 
 def _config_xml(exported: Path) -> str:

@@ -67,6 +67,11 @@ class StatementRefused(ValueError):  # noqa: N818 - named as the client sees it
         self.name = name
 
 
+def quoted(text: str) -> str:
+    """A string literal of ClickHouse SQL."""
+    return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
+
+
 def is_insert(sql: bytes) -> bool:
     """True when the statement is an INSERT of any kind."""
     first = next(tokens(sql), None)

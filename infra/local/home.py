@@ -24,6 +24,11 @@ def cache_dir() -> Path:
     return Path(os.environ.get("AFLUENTE_CACHE") or Path.home() / ".cache" / "afluente").expanduser().absolute()
 
 
+def exports(engine_folder: Path) -> Path:
+    """Where ClickHouse's BACKUP writes to and RESTORE reads from: whoever may query must reach no other files."""
+    return engine_folder / "exports"
+
+
 def write_private(path: Path, text: str) -> None:
     """Replaces a file in one step, readable by its owner alone: a reader never sees half of it."""
     handle, draft = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")

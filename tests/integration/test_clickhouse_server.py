@@ -30,7 +30,7 @@ from clickhouse_connect.driver.client import Client
 from clickhouse_connect.driver.exceptions import DatabaseError, Error
 
 from infra.local.clickhouse import READ_THREADS
-from infra.local.clickhouse_engine import exports
+from infra.local.home import exports
 from tests.support.clickhouse_server import KEY, PASSWORD, ClickHouseServer
 from tests.support.edge_parts import wait_for
 

@@ -80,7 +80,7 @@ class TenantStore:
         done, _ = await asyncio.wait({task}, timeout=ANSWER_S)
         if not done:
             if run.abandon():
-                # One silent connection means that all lead nowhere, after a failover: idle ones are replaced before use.
+                # After a failover all lead nowhere, not this one alone: idle ones are replaced before use.
                 await self._pool.expire_connections()
             task.cancel()
             raise _away("deadline")

@@ -142,7 +142,7 @@ class _Cache(Generic[V]):
         if task is None:
             task = asyncio.ensure_future(self._ask(wanted, ask))
             self._asking[wanted] = task
-            task.add_done_callback(lambda done: (self._forget(wanted, done), done.cancelled() or done.exception()))
+            task.add_done_callback(lambda done: self._forget(wanted, done))
         # Waited for, not cancelled: ending a query of a server that hangs would wait for that server.
         try:
             async with asyncio.timeout(LOOKUP_TIMEOUT_S):
@@ -154,6 +154,8 @@ class _Cache(Generic[V]):
     def _forget(self, wanted: Any, task: "asyncio.Task[V | None]") -> None:
         if self._asking.get(wanted) is task:
             del self._asking[wanted]
+        if task.done() and not task.cancelled():
+            task.exception()  # seen, also when nobody waited for it any more
 
     async def _ask(self, wanted: Any, ask: Callable[[], Awaitable[V | None]]) -> V | None:
         found = await ask()

@@ -5,7 +5,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 from pydantic import SecretStr
@@ -14,6 +14,7 @@ from infra.local.environment import PREFIX, STACK_ONLY
 from infra.local.ports import free_port
 from infra.local.stack import Stack
 from tests.fault import case as cases
+from tests.fault.bills.case import BillsCase
 from tests.fault.case import Case
 from tests.fault.results import FAILED as FAILED_VERDICT
 from tests.fault.results import NOT_HERE, RIGHT, Results, Row, aligned
@@ -24,6 +25,7 @@ from tests.support.workers import Fleet
 
 PORTS = ("EDGE", "KAFKA", "POSTGRES", "CLICKHOUSE", "WORKER")
 STORES = ("kafka", "postgres", "clickhouse")
+C = TypeVar("C", Case, BillsCase)
 
 
 @pytest.fixture(scope="session")
@@ -136,7 +138,7 @@ def named_item(item: Any) -> tuple[str, str]:
     return f"{module}/{name}", name.replace("_", " ")
 
 
-def run_case(request: pytest.FixtureRequest, case: Case) -> Iterator[Case]:
+def run_case(request: pytest.FixtureRequest, case: C) -> Iterator[C]:
     """Hand the case over; a broken one must not break the next: nobody is left, nothing is frozen, the parts run."""
     yield case
     case.end()
@@ -152,13 +154,15 @@ RESULTS = pytest.StashKey[Results]()
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Any:
     report = yield
-    if call.when == "call" and not any(isinstance(one, Case) for one in getattr(item, "funcargs", {}).values()):
+    if call.when == "call" and not any(
+        isinstance(one, (Case, BillsCase)) for one in getattr(item, "funcargs", {}).values()
+    ):
         verdict = FAILED_VERDICT if report.failed else RIGHT
         item.config.stash.setdefault(RESULTS, Results()).add(Row(*named_item(item), "its own comparison", verdict))
     if report.failed and call.when == "call":
         item.stash[FAILED] = True
         given = getattr(item, "funcargs", {})
-        for case in [one for one in given.values() if isinstance(one, Case)]:
+        for case in [one for one in given.values() if isinstance(one, (Case, BillsCase))]:
             for text in case.fleet.tails():
                 report.sections.append(("worker", text))
     return report
@@ -169,7 +173,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     results = session.config.stash.get(RESULTS, None)
     if results is not None and results.rows:
         mine = {Path(str(item.path)) for item in session.items}
-        whole = set(Path(__file__).parent.glob("test_*.py")) <= mine and not session.config.option.keyword
+        whole = set(Path(__file__).parent.rglob("test_*.py")) <= mine and not session.config.option.keyword
         for row in NOT_HERE:
             results.add(row)
         results.write(whole=whole)

@@ -103,6 +103,10 @@ class BillsStack:
         assert answer.status_code == 200, answer.text
         return answer.text.strip()
 
+    def clickhouse_rows(self, sql: str) -> list[list[Any]]:
+        """The answer of a query with FORMAT JSONCompactEachRow."""
+        return [json.loads(line) for line in self.clickhouse(sql).splitlines()]
+
     def ids(self, tenant: str, count: int, table: str = "bill_occurrences") -> list[str]:
         """Some ids that ClickHouse has."""
         return self.clickhouse(

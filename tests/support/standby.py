@@ -95,9 +95,7 @@ class Standby:
         give_to_unprivileged(self.cluster / "standby.signal")
         self.run()
         # A commit is confirmed when the standby has it, and change data capture is never ahead of the standby.
-        configure(
-            self.primary, {"synchronous_standby_names": NAME, "synchronized_standby_slots": PHYSICAL_SLOT}
-        )
+        configure(self.primary, {"synchronous_standby_names": NAME, "synchronized_standby_slots": PHYSICAL_SLOT})
         reload(self.primary)
         return self
 

@@ -148,6 +148,7 @@ def run_case(request: pytest.FixtureRequest, case: C) -> Iterator[C]:
 
 
 FAILED = pytest.StashKey[bool]()
+LEFT_OUT = pytest.StashKey[list[pytest.Item]]()  # cases of the full form, in a run of the short one
 RESULTS = pytest.StashKey[Results]()
 
 
@@ -168,15 +169,25 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
     return report
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """The short form leaves out what is marked `full`; its rows stay as the latest full form wrote them."""
+    left = [] if cases.FULL else [item for item in items if item.get_closest_marker("full")]
+    config.stash[LEFT_OUT] = left
+    if left:
+        config.hook.pytest_deselected(items=left)
+        items[:] = [item for item in items if item not in left]
+
+
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """The rows into their file. A run of the whole folder starts the file anew."""
     results = session.config.stash.get(RESULTS, None)
     if results is not None and results.rows:
-        mine = {Path(str(item.path)) for item in session.items}
+        left = session.config.stash[LEFT_OUT]
+        mine = {Path(str(item.path)) for item in (*session.items, *left)}
         whole = set(Path(__file__).parent.rglob("test_*.py")) <= mine and not session.config.option.keyword
         for row in NOT_HERE:
             results.add(row)
-        results.write(whole=whole)
+        results.write(whole=whole, left_out={named_item(item)[0] for item in left})
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:

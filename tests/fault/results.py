@@ -8,7 +8,7 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -84,9 +84,13 @@ class Results:
         """Note what a case said to a planted fault."""
         self.caught.setdefault(name, []).extend([case_id] if caught else [])
 
-    def write(self, *, whole: bool) -> None:
-        """Write the file; a run of some cases replaces theirs and leaves the others as they were."""
-        cases = {} if whole or not LATEST.exists() else {one["id"]: one for one in read()["cases"]}
+    def write(self, *, whole: bool, left_out: Collection[str] = ()) -> None:
+        """Write the file; a run of some cases replaces theirs and leaves the others as they were.
+
+        `left_out` are cases that a whole run of the short form does not have: their rows stay.
+        """
+        former = {one["id"]: one for one in read()["cases"]} if LATEST.exists() else {}
+        cases = {name: one for name, one in former.items() if not whole or name in left_out}
         mutants = {} if whole or not LATEST.exists() else {one["id"]: one["caught_by"] for one in read()["mutants"]}
         cases |= {row.id: asdict(row) for row in self.rows}
         mutants |= self.caught

@@ -15,7 +15,7 @@ from typing import Any
 
 import asyncpg
 
-from tests.support.children import poll
+from tests.support.children import READY_S, poll
 
 PAUSE_S = 0.04  # 20 transactions of some 8 rows a second: work for each part, and time to look in between
 RETRY_S = 0.05
@@ -65,6 +65,7 @@ class Load:
         self._chance = random.Random(seed)
         self._rows: dict[uuid.UUID, list[uuid.UUID]] = {one: [] for one in self._tenants}
         self._done = threading.Event()
+        self._inside = threading.Event()
         self.ledger = Ledger()
 
     @contextmanager
@@ -84,6 +85,10 @@ class Load:
         """Until so many more were confirmed."""
         wanted = self.ledger.transactions + transactions
         poll(lambda: self.ledger.transactions >= wanted, f"{transactions} more transactions")
+
+    def await_inside(self) -> None:
+        """Until a transaction is under way: the moment to kill."""
+        assert self._inside.wait(READY_S)
 
     async def _run(self) -> None:
         connection: asyncpg.Connection[Any] | None = None
@@ -106,6 +111,7 @@ class Load:
         known = self._chance.sample(rows, min(len(rows), 6))
         taken = [rows.pop(rows.index(known[-1]))] if len(rows) > 40 and self._chance.random() < 0.3 else []
         made, lost = [str(one) for one in (bill, *parts)], [str(one) for one in taken]
+        self._inside.set()
         try:
             async with connection.transaction():
                 category = self._chance.choice(["", "home", "café"])
@@ -121,6 +127,8 @@ class Load:
         else:
             rows.extend(parts)
             self.ledger.confirmed(made, lost)
+        finally:
+            self._inside.clear()
 
     def _id(self) -> uuid.UUID:
         return uuid.UUID(int=self._chance.getrandbits(128), version=4)

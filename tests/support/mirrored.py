@@ -91,7 +91,9 @@ class Mirrored:
             for records in source.read(self.settings.kafka_url, tp, (0, None)):
                 for record in map(source.as_record, records):
                     if (header(record.headers, dlq.TENANT) or b"").decode() in tenants:
-                        place = tuple(header(record.headers, name) for name in (dlq.SOURCE_PARTITION, dlq.SOURCE_OFFSET))
+                        place = tuple(
+                            header(record.headers, name) for name in (dlq.SOURCE_PARTITION, dlq.SOURCE_OFFSET)
+                        )
                         texts = [(header(record.headers, name) or b"").decode() for name in (dlq.REASON, dlq.ERROR)]
                         found[place] = ": ".join(texts)
         return found

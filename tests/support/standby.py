@@ -8,6 +8,7 @@ import os
 import re
 import signal
 import subprocess
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -30,10 +31,17 @@ SYNC_S = 60.0  # slots are copied every few hundred milliseconds up to 30 s
 
 def configure(cluster: Path, lines: dict[str, str]) -> None:
     """Settings of a cluster that outlive its restarts: as ALTER SYSTEM writes them, without its superuser."""
+    forget(cluster, lines)
+    with (cluster / "postgresql.auto.conf").open("a", encoding="utf-8") as opened:  # its owner stays as it is
+        opened.writelines(f"{name} = '{value}'\n" for name, value in lines.items())
+
+
+def forget(cluster: Path, names: Iterable[str]) -> None:
+    """Take such settings away again."""
     file = cluster / "postgresql.auto.conf"
-    kept = [one for one in file.read_text("utf-8").splitlines() if one.partition(" = ")[0] not in lines]
-    with file.open("w", encoding="utf-8") as opened:  # its owner stays as it is
-        opened.write("\n".join([*kept, *(f"{name} = '{value}'" for name, value in lines.items()), ""]))
+    kept = [one for one in file.read_text("utf-8").splitlines() if one.partition(" = ")[0] not in set(names)]
+    with file.open("w", encoding="utf-8") as opened:
+        opened.write("\n".join([*kept, ""]))
 
 
 def reload(cluster: Path) -> None:

@@ -4,6 +4,7 @@ import time
 import uuid
 import zlib
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,6 +17,7 @@ from tests.support.bills_stack import BillsStack
 from tests.support.children import Child, poll
 from tests.support.edges import Edge
 from tests.support.mirrored import Mirrored
+from tests.support.tenants import Tenant, hire
 from tests.support.workers import Fleet, Worker
 
 TENANTS = 3
@@ -64,8 +66,7 @@ class BillsCase:
 
     def __post_init__(self) -> None:
         self.tenants = [self.bills.tenant() for _ in range(TENANTS)]
-        url = self.bills.settings.postgres_owner_url.get_secret_value()
-        self.load = Load(lambda: url, self.tenants, zlib.crc32(self.fault.encode()))
+        self.load = Load(lambda: self.bills.owner_url, self.tenants, zlib.crc32(self.fault.encode()))
         self.fleet.kill_all()
         self.fleet.rearm()
 
@@ -79,6 +80,10 @@ class BillsCase:
         self.others.append(edge)
         return edge.await_ready()
 
+    def hire(self, count: int) -> list[Tenant]:
+        """Tenants with keys, for requests to an edge."""
+        return hire(self.bills.settings, count)
+
     def end(self) -> None:
         """Nothing of this case alone is left."""
         for child in self.others:
@@ -89,13 +94,9 @@ class BillsCase:
         """The fault is over: what follows is recovery."""
         self._lifted_at = time.monotonic()
 
-    def recovered(self) -> None:
-        """The first sign of work after the fault, for cases that see it themselves."""
-        self._recovered_at = self._recovered_at or time.monotonic()
-
     def settle(self, quiet_s: float = QUIET_S) -> Found:
         """Wait until nothing differs any more, judge, and require that all is right."""
-        self._await_marker()
+        self.marker()
         deadline = time.monotonic() + quiet_s
         found = self.judge()
         while not found.right and time.monotonic() < deadline:
@@ -110,9 +111,9 @@ class BillsCase:
         assert found.right, found
         return found
 
-    def told(self, verdict: str = RIGHT) -> None:
+    def told(self, verdict: str = RIGHT, reason: str = "") -> None:
         """A row without counts."""
-        self.results.add(Row(self.id, self.fault, self.fired, verdict))
+        self.results.add(Row(self.id, self.fault, reason or self.fired, verdict))
 
     def judge(self) -> Found:
         """Each row at both ends, and against what writers were told."""
@@ -134,10 +135,14 @@ class BillsCase:
         differences += [f"{one} was deleted and is in Postgres" for one in ledger.gone & ours.keys()]
         return Found(len(ledger.kept), len(theirs), len(missing), duplicates, differences[:5])
 
-    def _await_marker(self) -> None:
-        """A bill that is written after the fault and seen at the other end: change data capture works again."""
-        if self._recovered_at:
-            return
+    def until(self, condition: Callable[[], Any]) -> float:
+        """Seconds until it is true."""
+        began = time.monotonic()
+        poll(condition, "the edge takes requests again")
+        return time.monotonic() - began
+
+    def marker(self) -> None:
+        """Write a bill and see it at the other end: change data capture works. The first one tells recovery."""
         marker = str(uuid.uuid4())
         self.bills.postgres(
             "INSERT INTO bills (tenant_id, id, user_id, amount, currency, due_date)"
@@ -145,7 +150,13 @@ class BillsCase:
         )  # fmt: skip
         sql = f"SELECT count() FROM afluente.bills FINAL WHERE tenant_id = '{self.tenants[0]}' AND id = '{marker}'"
         poll(lambda: self._asked(sql) == "1", "the marker is in ClickHouse", QUIET_S)
-        self._recovered_at = time.monotonic()
+        if self._lifted_at:
+            self._recovered_at = self._recovered_at or time.monotonic()
+
+    def events(self) -> list[tuple[str, str, dict[str, Any]]]:
+        """Id, type and value of every event of the case's tenants, by tenant in the order of the topic."""
+        mirrored = Mirrored(self.bills.settings)
+        return [one for tenant in self.tenants for one in mirrored.events(tenant)]
 
     def _asked(self, sql: str) -> str:
         try:
@@ -164,19 +175,14 @@ class BillsCase:
     def _untold(self) -> list[str]:
         """Rows of the load without the event of their making, and events that say two things under one id."""
         found = []
-        mirrored = Mirrored(self.bills.settings)
-        made: set[str] = set()
-        for tenant in self.tenants:
-            values: dict[str, Any] = {}
-            for event_id, event_type, value in mirrored.events(tenant):
-                if values.setdefault(event_id, value) != value:
-                    found.append(f"two events under the id {event_id}")
-                if event_type in CREATED:
-                    made.add(str(value["data"]["id"]))
-            told = Counter(str(value["data"]["id"]) for value in values.values() if value["event_type"] in CREATED)
-            found += [f"{one}: made twice, say its events" for one, times in told.items() if times > 1]
+        values: dict[str, Any] = {}
+        for event_id, _, value in self.events():
+            if values.setdefault(event_id, value) != value:
+                found.append(f"two events under the id {event_id}")
+        told = Counter(str(value["data"]["id"]) for value in values.values() if value["event_type"] in CREATED)
+        found += [f"{one}: made twice, say its events" for one, times in told.items() if times > 1]
         if not self.untold:
-            found += [f"{one}: no event tells that it was made" for one in self.load.ledger.kept - made]
+            found += [f"{one}: no event tells that it was made" for one in self.load.ledger.kept - told.keys()]
         return found[:5]
 
     def dead(self) -> dict[Any, str]:

@@ -5,7 +5,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from infra.local import cdc_actions
-from infra.local.cdc_state import definition
+from infra.local.cdc_source import connected, signal_snapshot
+from infra.local.cdc_state import definition, report
+from infra.local.connectors import Connectors
 from tests.fault.bills.case import TABLES, BillsCase
 from tests.support.bills_stack import BillsStack
 from tests.support.cdc_parts import Changes, quiet
@@ -74,8 +76,8 @@ def signal(bills: BillsStack) -> int:
     """Ask for a snapshot of everything; the LSN behind the order."""
 
     async def ask() -> int:
-        async with cdc_actions.source.connected(bills.settings) as connection:
-            return (await cdc_actions.source.signal_snapshot(connection, cdc_actions.captured(())))[1]
+        async with connected(bills.settings) as connection:
+            return (await signal_snapshot(connection, cdc_actions.captured(())))[1]
 
     return asyncio.run(ask())
 
@@ -94,7 +96,7 @@ def configure(bills: BillsStack, changed: dict[str, str]) -> None:
     """Give the connector its settings, some of them changed, and wait until it runs with them."""
 
     async def put() -> None:
-        async with cdc_actions.Connectors(bills.settings.connect_url) as connectors:
+        async with Connectors(bills.settings.connect_url) as connectors:
             await connectors.put(definition().name, {**definition().config, **changed})
 
     asyncio.run(put())
@@ -105,6 +107,6 @@ def await_verdict(bills: BillsStack, *verdicts: str) -> None:
     """Until `cdc status` says one of these."""
 
     def said() -> bool:
-        return bills.afluente("cdc", "status", "--json", status=None)["verdict"] in verdicts
+        return asyncio.run(report(bills.settings)).verdict in verdicts
 
     poll(said, f"the verdict is {verdicts}", ASK_S, 0.2)

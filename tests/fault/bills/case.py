@@ -5,7 +5,7 @@ import uuid
 import zlib
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import httpx
@@ -114,6 +114,11 @@ class BillsCase:
     def told(self, verdict: str = RIGHT, reason: str = "") -> None:
         """A row without counts."""
         self.results.add(Row(self.id, self.fault, reason or self.fired, verdict))
+
+    def told_in_row(self) -> None:
+        """What fired is known after the verdict only: into its row with it."""
+        row = next(one for one in self.results.rows if one.id == self.id)
+        self.results.add(replace(row, fired=self.fired))
 
     def judge(self) -> Found:
         """Each row at both ends, and against what writers were told."""

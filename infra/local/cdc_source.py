@@ -177,7 +177,8 @@ async def make_slot(connection: "Connection[Any]", name: str, plugin: str) -> in
     await drop_slot(connection, name)
     lsn = await connection.fetchval(
         "SELECT (lsn - '0/0')::bigint FROM pg_create_logical_replication_slot($1, $2, failover => true)",
-        name, plugin,
+        name,
+        plugin,
     )
     return int(lsn)
 

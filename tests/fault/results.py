@@ -91,11 +91,12 @@ class Results:
         """
         former = {one["id"]: one for one in read()["cases"]} if LATEST.exists() else {}
         cases = {name: one for name, one in former.items() if not whole or name in left_out}
+        kept = sorted(cases) if whole else []
         mutants = {} if whole or not LATEST.exists() else {one["id"]: one["caught_by"] for one in read()["mutants"]}
         cases |= {row.id: asdict(row) for row in self.rows}
         mutants |= self.caught
         document = {
-            "conditions": conditions(self.began, whole=whole),
+            "conditions": {**conditions(self.began, whole=whole), "kept": kept},
             "cases": [cases[name] for name in sorted(cases)],
             "mutants": [{"id": name, "caught_by": mutants[name]} for name in sorted(mutants)],
         }
@@ -148,9 +149,11 @@ def markdown(document: Mapping[str, Any]) -> str:
 
 def _conditions(found: Mapping[str, Any]) -> str:
     form = f"{found['form']} form, {'one whole run' if found['whole_run'] else 'several runs'}"
+    kept = found.get("kept") or []
+    older = f" From the latest full form: {', '.join(kept)}." if kept else ""
     return (
         f"Run of {found['date']}: {form}, {found['seconds']} s, {found['cores']} cores, {found['memory_gib']} GiB, "
-        f"load {found['load_at_end']}, {found['system']}, Python {found['python']}. All parts on that one machine."
+        f"load {found['load_at_end']}, {found['system']}, Python {found['python']}. All parts on that one machine.{older}"
     )
 
 

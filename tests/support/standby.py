@@ -24,6 +24,7 @@ from tests.support.children import Child, poll
 
 NAME = "standby1"  # as synchronous_standby_names knows it
 PHYSICAL_SLOT = "standby1"
+WAITS = {"synchronous_standby_names": NAME, "synchronized_standby_slots": PHYSICAL_SLOT}
 BACKUP_S = 120.0
 STOP_S = 20.0
 SYNC_S = 60.0  # slots are copied every few hundred milliseconds up to 30 s
@@ -103,7 +104,7 @@ class Standby:
         give_to_unprivileged(self.cluster / "standby.signal")
         self.run()
         # A commit is confirmed when the standby has it, and change data capture is never ahead of the standby.
-        configure(self.primary, {"synchronous_standby_names": NAME, "synchronized_standby_slots": PHYSICAL_SLOT})
+        configure(self.primary, WAITS)
         reload(self.primary)
         return self
 
@@ -139,6 +140,12 @@ class Standby:
             for process in family(self._child.process.pid):
                 process.kill()
             self._child.await_exit(STOP_S)
+
+    def leave(self) -> None:
+        """Gone, and the primary waits for nobody any more."""
+        self.kill()
+        forget(self.primary, WAITS)
+        reload(self.primary)
 
     async def _prepare_primary(self, role: str) -> None:
         connection = await asyncpg.connect(role)

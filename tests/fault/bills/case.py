@@ -70,9 +70,9 @@ class BillsCase:
         self.fleet.kill_all()
         self.fleet.rearm()
 
-    def worker(self) -> Worker:
+    def worker(self, **settings: Any) -> Worker:
         """The worker of the case, ready."""
-        return self.fleet.ensure()
+        return self.fleet.ensure(**settings)
 
     def edge(self, **settings: Any) -> Edge:
         """An edge of this case alone."""
@@ -96,7 +96,7 @@ class BillsCase:
 
     def settle(self, quiet_s: float = QUIET_S) -> Found:
         """Wait until nothing differs any more, judge, and require that all is right."""
-        self.marker()
+        self.marker(quiet_s)
         deadline = time.monotonic() + quiet_s
         found = self.judge()
         while not found.right and time.monotonic() < deadline:
@@ -146,7 +146,7 @@ class BillsCase:
         poll(condition, "the edge takes requests again")
         return time.monotonic() - began
 
-    def marker(self) -> None:
+    def marker(self, quiet_s: float = QUIET_S) -> None:
         """Write a bill and see it at the other end: change data capture works. The first one tells recovery."""
         marker = str(uuid.uuid4())
         self.bills.postgres(
@@ -154,7 +154,7 @@ class BillsCase:
             " VALUES ($1, $2, 'marker', 1, 'BRL', '2026-02-02')", uuid.UUID(self.tenants[0]), uuid.UUID(marker),
         )  # fmt: skip
         sql = f"SELECT count() FROM afluente.bills FINAL WHERE tenant_id = '{self.tenants[0]}' AND id = '{marker}'"
-        poll(lambda: self._asked(sql) == "1", "the marker is in ClickHouse", QUIET_S)
+        poll(lambda: self._asked(sql) == "1", "the marker is in ClickHouse", quiet_s)
         if self._lifted_at:
             self._recovered_at = self._recovered_at or time.monotonic()
 

@@ -7,13 +7,11 @@ from contextlib import contextmanager
 
 import httpx
 import pytest
-from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource, ResourceType
 
 from infra.local import cdc_actions
 from infra.local.cdc_source import connected, drop_slot, signal_snapshot
 from infra.local.cdc_state import definition, report
 from infra.local.connectors import Connectors
-from schemas.topics import BILLS_CHANGES
 from tests.fault.bills.case import TABLES, BillsCase
 from tests.support.bills_stack import BillsStack
 from tests.support.cdc_parts import Changes, quiet
@@ -23,8 +21,9 @@ ASK_S = 30.0
 BILLS = 60  # each with 4 occurrences, for each of the tenants
 CHUNK_ROWS = 20  # of an incremental snapshot, instead of 4096: many chunks, so that a kill is among them
 FIRST_BILLS = 600  # a tenant, each with 4 occurrences: some seconds of a first snapshot
-RECORD_BYTES = 1_500  # what the topic takes for a while: less than a bill with a long description
-LARGE_S = 280.0
+RECORD_BYTES = 1_300  # what Connect may send for a while: less than a change of a long row, both its images
+LARGE_S = 400.0
+BATCH_ROWS = 5_000  # as in production; other cases have small batches
 GROWTH_MIB_MAX = 200
 
 
@@ -44,7 +43,7 @@ def test_killed_in_an_incremental_snapshot(bills_case: BillsCase) -> None:
     for tenant in bills_case.tenants:
         bills_case.bills.fill(tenant, BILLS)
     bills_case.bills.converge(*bills_case.tenants)
-    with chunks_of(bills_case.bills, CHUNK_ROWS):
+    with changed(bills_case.bills, incremental_snapshot_chunk_size=str(CHUNK_ROWS)):
         changes = Changes(bills_case.bills.settings)
         lose_rows(bills_case)
         with bills_case.load.flowing() as load:
@@ -104,25 +103,21 @@ def test_offsets_lost(bills_case: BillsCase) -> None:
 def test_task_failed_by_a_row(bills_case: BillsCase) -> None:
     """A row too large for its topic fails the task: named with its cause, and nothing is missing after the repair."""
     bills_case.worker()
-    limit(bills_case.bills, RECORD_BYTES)
-    try:
-        with bills_case.load.flowing() as load:
-            bills_case.bills.postgres(
-                "UPDATE bills SET description = (SELECT string_agg(chr(131072 + (random() * 30000)::int), '')"
-                " FROM generate_series(1, 500)) WHERE tenant_id = $1",
+    bills = bills_case.bills
+    with bills_case.load.flowing() as load:
+        with changed(bills, producer_override_max_request_size=str(RECORD_BYTES)):
+            bills.postgres(
+                "UPDATE bills SET description = repeat('x', 500), category = repeat('y', 100) WHERE tenant_id = $1",
                 uuid.UUID(bills_case.tenants[0]),
             )
-            await_verdict(bills_case.bills, "task failed")
-            status = bills_case.bills.afluente("cdc", "status", "--json", status=1)
+            await_verdict(bills, "task failed")
+            status = bills.afluente("cdc", "status", "--json", status=1)
             before = load.ledger.transactions
             load.await_more(10)
             gap = load.ledger.transactions - before
-            limit(bills_case.bills, BILLS_CHANGES.record_bytes_max)
-            bills_case.bills.afluente("cdc", "restart")
-            bills_case.lifted()
-            load.await_more(10)
-    finally:
-        limit(bills_case.bills, BILLS_CHANGES.record_bytes_max)
+        bills.afluente("cdc", "restart")
+        bills_case.lifted()
+        load.await_more(10)
     cause = status["connector"]["last_error"]
     bills_case.fired = f"task failed by RecordTooLargeException, {gap} transactions until it was restarted"
     bills_case.settle()
@@ -164,10 +159,11 @@ def test_schema_changed_under_load(bills_case: BillsCase) -> None:
 
 
 @pytest.mark.full
+@pytest.mark.timeout(2 * LARGE_S)
 @pytest.mark.parametrize("rows", [50_000, 500_000])
 def test_one_transaction(bills_case: BillsCase, rows: int) -> None:
     """A transaction of very many rows is carried whole, in bounded memory, while others write."""
-    worker = bills_case.worker()
+    worker = bills_case.worker(batch_rows_max=BATCH_ROWS)
     tenant = uuid.UUID(bills_case.tenants[0])
     before = worker.rss_bytes
     with bills_case.load.flowing() as load:
@@ -188,15 +184,6 @@ def await_refused(case: BillsCase, before: int) -> list[str]:
     """Until more changes are in the DLQ than before. Why they are."""
     poll(lambda: len(case.dead()) > before, "the change is refused")
     return list(case.dead().values())
-
-
-def limit(bills: BillsStack, record_bytes: int) -> None:
-    """How large a record of the changes' topic may be."""
-    entry = ConfigEntry("max.message.bytes", str(record_bytes), incremental_operation=AlterConfigOpType.SET)
-    wanted = ConfigResource(ResourceType.TOPIC, definition().topic, incremental_configs=[entry])
-    admin = AdminClient({"bootstrap.servers": bills.settings.kafka_url})
-    for future in admin.incremental_alter_configs([wanted]).values():
-        future.result(ASK_S)
 
 
 async def rob(bills: BillsStack) -> None:
@@ -256,24 +243,27 @@ def signal(bills: BillsStack) -> int:
 
 
 @contextmanager
-def chunks_of(bills: BillsStack, rows: int) -> Iterator[None]:
-    """Other chunks of incremental snapshots while the body runs."""
-    configure(bills, {"incremental.snapshot.chunk.size": str(rows)})
+def changed(bills: BillsStack, **settings: str) -> Iterator[None]:
+    """Other settings of the connector while the body runs."""
+    former = asyncio.run(settings_of(bills))
+    asyncio.run(configure(bills, {**former, **{name.replace("_", "."): value for name, value in settings.items()}}))
+    await_verdict(bills, "running")
     try:
         yield
     finally:
-        configure(bills, {})
+        asyncio.run(configure(bills, former))
 
 
-def configure(bills: BillsStack, changed: dict[str, str]) -> None:
-    """Give the connector its settings, some of them changed, and wait until it runs with them."""
+async def settings_of(bills: BillsStack) -> dict[str, str]:
+    """What the connector runs with."""
+    async with Connectors(bills.settings.connect_url) as connectors:
+        return await connectors.config(definition().name)
 
-    async def put() -> None:
-        async with Connectors(bills.settings.connect_url) as connectors:
-            await connectors.put(definition().name, {**definition().config, **changed})
 
-    asyncio.run(put())
-    await_verdict(bills, "running")
+async def configure(bills: BillsStack, settings: dict[str, str]) -> None:
+    """Let the connector run with these."""
+    async with Connectors(bills.settings.connect_url) as connectors:
+        await connectors.put(definition().name, settings)
 
 
 def await_verdict(bills: BillsStack, *verdicts: str) -> None:

@@ -6,6 +6,7 @@ ours. A change is one of a kind by table, primary key, LSN and op: Connect may w
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Final, NamedTuple
 
 import orjson
@@ -24,6 +25,8 @@ LSN_MAX: Final = (1 << 63) - 1
 TIME_MS_MAX: Final = 10_413_792_000_000  # the year 2300, where DateTime64 ends
 UNAVAILABLE: Final = "__debezium_unavailable_value"  # of a TOASTed column that an update did not touch
 NO_SNAPSHOT: Final = (None, False, "false")
+KEY_TYPES: Final = (str, int)
+SEQUENCES_CACHED: Final = 1_024  # a snapshot's reads all have the same
 
 CREATE: Final = "c"
 UPDATE: Final = "u"
@@ -35,8 +38,7 @@ OPS: Final = (CREATE, UPDATE, DELETE, READ, TRUNCATE)
 Columns = Mapping[str, Any]
 
 
-@dataclass(frozen=True, slots=True)
-class Change:
+class Change(NamedTuple):
     """One change of one row. `key` is the row's primary key after it, or before it for a delete.
 
     `lsn` tells changes apart. `position` orders those of one row as they were committed: a transaction that was open
@@ -188,7 +190,7 @@ def _key(table: str, names: tuple[str, ...], row: Columns | None) -> tuple[str, 
     if row is None:
         raise Poison("missing_row", f"{table}: the row itself is missing; a delete needs REPLICA IDENTITY FULL")
     for name in (*names, TENANT_COLUMN):
-        if not isinstance(row.get(name), str | int):
+        if not isinstance(row.get(name), KEY_TYPES):
             raise Poison("missing_column", f"{table}.{name} is missing, and identifies the row")
     return tuple(str(row[name]) for name in names)
 
@@ -216,8 +218,7 @@ def _places(source: Mapping[str, Any]) -> tuple[int, int]:
         lsn = _whole(source, "lsn")
         return lsn, lsn
     try:
-        sequence = orjson.loads(text)
-        committed, own = (None if one is None else int(one) for one in sequence)
+        committed, own = _sequence(text)
     except (TypeError, ValueError):
         raise Poison("not_a_change", "source.sequence is no pair of LSNs") from None
     if own is None:
@@ -226,6 +227,12 @@ def _places(source: Mapping[str, Any]) -> tuple[int, int]:
     if not (own >= 0 and position <= LSN_MAX):
         raise Poison("not_a_change", "source.sequence is no pair of LSNs")
     return own, position
+
+
+@lru_cache(maxsize=SEQUENCES_CACHED)
+def _sequence(text: str) -> tuple[int | None, int | None]:
+    committed, own = (None if one is None else int(one) for one in orjson.loads(text))
+    return committed, own
 
 
 def _whole(source: Mapping[str, Any], name: str, limit: int = LSN_MAX) -> int:

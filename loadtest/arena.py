@@ -27,6 +27,8 @@ from loadtest.contestants.contest import Contest
 from loadtest.corpus import Corpus
 
 POLL_S = 0.1  # each look is a query: more of them would be part of what is measured
+READY_POLL_S = 0.02  # in its log
+READY = b'"event":"partition ready"'  # a worker's word for "fetching begins"
 RUN_TIMEOUT_S = 300.0
 END_TIMEOUT_S = 40.0
 QUERY_TIMEOUT_S = 120.0
@@ -138,7 +140,7 @@ class Arena:
             return self.check(database, corpus.distinct, run) if inserts else run
 
     def afluente(self, corpus: Corpus, workers: int = 1, processes: int = 1, **settings: Any) -> Run:
-        """Afluente's workers, as a user starts them, timed from their first row to their last."""
+        """Afluente's workers, as a user starts them, timed from when they may fetch to their last row."""
         with self.ground() as database, self.workers(database, workers, processes, settings) as crew:
             before = self.server_cpu()
             run = self.drain(database, corpus.distinct, crew)
@@ -196,13 +198,14 @@ class Arena:
                     process.kill()
 
     def drain(self, database: str, wanted: int, crew: list[subprocess.Popen[bytes]]) -> Run:
-        """Wait until so many rows are there; the clock starts with the first, whose batch is not counted."""
+        """Wait until so many rows are there; the clock starts when the first worker may fetch the first record."""
         base = self.rows(database)
         deadline = time.monotonic() + RUN_TIMEOUT_S
-        while (rows := self.rows(database)) == base and rows < wanted:
+        log = self.newest_log()
+        while READY not in log.read_bytes():
             self._alive(crew, deadline)
-            time.sleep(POLL_S)
-        began, cpu, at_first = time.monotonic(), cpu_s(crew), rows
+            time.sleep(READY_POLL_S)
+        began, cpu = time.monotonic(), cpu_s(crew)
         rss, quarters = 0.0, list[float]()
         while (rows := self.rows(database)) < wanted:
             self._alive(crew, deadline)
@@ -212,10 +215,13 @@ class Arena:
             time.sleep(POLL_S)
         quarters.append(rss_mb(crew))
         rss = max(rss, quarters[-1])
-        share = max(1e-9, (wanted - at_first) / max(1, wanted - base))
         spent, records = time.monotonic() - began, wanted - base
-        cpu_us = (cpu_s(crew) - cpu) / share / max(1, records) * 1e6
-        return Run(records, spent / share, cpu_us, rss_mb=rss, rss_quarters=quarters)
+        cpu_us = (cpu_s(crew) - cpu) / max(1, records) * 1e6
+        return Run(records, spent, cpu_us, rss_mb=rss, rss_quarters=quarters)
+
+    def newest_log(self) -> Path:
+        """What the first of the workers started last has said."""
+        return max(self.logs.glob("*-worker-0.log"), key=lambda path: path.stat().st_mtime)
 
     def server_cpu(self) -> dict[str, float]:
         """CPU seconds of Kafka and ClickHouse so far."""
@@ -229,8 +235,8 @@ class Arena:
     def _alive(self, crew: list[subprocess.Popen[bytes]], deadline: float) -> None:
         ended = [process for process in crew if process.poll() is not None]
         if ended or time.monotonic() > deadline:
-            logs = sorted(self.logs.glob("*-worker-0.log"))
-            raise RuntimeError(f"a worker ended or is stuck; see {logs[-1]}:\n{logs[-1].read_text()[-2_000:]}")
+            log = self.newest_log()
+            raise RuntimeError(f"a worker ended or is stuck; see {log}:\n{log.read_text()[-2_000:]}")
 
 
 def family(crew: list[subprocess.Popen[bytes]]) -> list[psutil.Process]:

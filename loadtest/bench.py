@@ -8,7 +8,6 @@ import argparse
 import json
 import os
 import platform
-import statistics
 import subprocess
 import tempfile
 import time
@@ -94,11 +93,10 @@ def headlines(results: dict[str, Any]) -> dict[str, Any]:
         found["worker_rss_mb"] = contest["afluente"]["rss_mb_max"]
         found["worker_cpu_us_per_event"] = contest["afluente"]["cpu_us_per_event"]
     edge = results.get("edge", {})
-    if "edge_noop_ratio" in edge:
-        found.setdefault("ratios", {})["edge_noop"] = edge["edge_noop_ratio"]
-    if edge.get("batch_100_events_per_s"):
-        pairs = zip(edge["batch_100_events_per_s"], edge["batch_100_edge_cores"], strict=True)
-        found["edge_events_per_s_per_core"] = round(statistics.median(rate / cores for rate, cores in pairs))
+    if "edge_noop" in edge:
+        found.setdefault("ratios", {})["edge_noop"] = edge["edge_noop"]
+        found["edge_requests_per_s_per_core"] = edge["edge_events_per_s_per_core"]["single"]
+        found["edge_events_per_s_per_core"] = edge["edge_events_per_s_per_core"]["batch_100"]
     half = results.get("latency", {}).get("half_load", {})
     for name in ("p50", "p99"):
         if half.get(f"{name}_s") is not None:

@@ -30,7 +30,7 @@ TRICKLE_S = 20.0
 HALF_LOAD_S = 15.0
 PROBE_EVERY = 97  # one record in so many is timed: a prime, so that no partition is preferred
 SLICE_S = 0.01  # the producer's clock
-LOOK_S = 0.02
+LOOK_S = 0.05  # each look reads two columns of all rows: more of them would be part of what is measured
 UNSEEN_S = 30.0
 
 Tell = Callable[[str], None]
@@ -38,6 +38,8 @@ Tell = Callable[[str], None]
 
 def measure(stack: Stack, tell: Tell, half_rate: int) -> dict[str, Any]:
     """Both, the trickle with the stack's own worker, half load with one of the arena."""
+    # What the contest left in the topic would be carried first.
+    corpus.create(stack.settings, TRACKING_COLLECTED.name, TRACKING_COLLECTED.partitions)
     stack.start("worker")
     trickle = _trickle(stack)
     tell(f"trickle of {TRICKLE_RATE:.0f}/s: {trickle}")

@@ -27,6 +27,7 @@ TITLES = {
     "consume_alone": "consume alone",
     "insert_alone": "insert alone",
 }
+EDGE_RSS_MB = 512  # what the Kubernetes manifest gives an edge
 ROW_PX, LABEL_PX, BAR_PX, VALUE_PX = 26, 340, 420, 120
 
 
@@ -83,10 +84,29 @@ def goals_table(results: dict[str, Any]) -> str:
         ("queryable at half load, p50 under 0.5 s", half.get("p50_s"), " s", _most(half.get("p50_s"), 0.5)),
         ("queryable at half load, p99 under 2 s", half.get("p99_s"), " s", _most(half.get("p99_s"), 2)),
         ("queryable at 100 events/s, p99 under 1.2 s", trickle.get("p99_s"), " s", _most(trickle.get("p99_s"), 1.2)),
+        *edge_goals(results),
     ]  # fmt: skip
     verdicts = {True: "met", False: "**missed**", None: "not measured"}
     lines = [(goal, "-" if value is None else f"{value:,}{unit}", verdicts[met]) for goal, value, unit, met in rows]
     return _table(("goal", "measured", ""), lines)
+
+
+def edge_goals(results: dict[str, Any]) -> list[tuple[str, Any, str, bool | None]]:
+    """The edge's goals, what was measured, its unit, whether it is met."""
+    edge = results.get("edge", {})
+    cores, flood = edge.get("edge_events_per_s_per_core", {}), edge.get("overload", {})
+    late_ms, memory = flood.get("accepted_p99_ms"), flood.get("rss_mb") or [None]
+    return [
+        ("edge, one event a request, vs an empty FastAPI endpoint, at least 0.8x", edge.get("edge_noop"), "x",
+         _least(edge.get("edge_noop"), 0.8)),
+        ("edge, one event a request, at least 2,500 requests/s a core", cores.get("single"), " requests/s",
+         _least(cores.get("single"), 2_500)),
+        ("edge, batch of 100, at least 40,000 events/s a core", cores.get("batch_100"), " events/s",
+         _least(cores.get("batch_100"), 40_000)),
+        ("edge, ten times too many connections for 60 s: p99 of the accepted under 1 s", late_ms, " ms",
+         _most(late_ms, 1_000)),
+        ("edge, the same: memory bounded", memory[-1], " MB", _most(memory[-1], EDGE_RSS_MB)),
+    ]  # fmt: skip
 
 
 def details_table(results: dict[str, Any]) -> str:

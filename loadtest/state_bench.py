@@ -84,7 +84,7 @@ def _first_row_s(arena: Arena, database: str, settings: dict[str, str]) -> float
 def _rebuild(arena: Arena, database: str, settings: dict[str, str]) -> tuple[float, int]:
     """A worker without state, in the same group: seconds of its rebuilds, side by side, and the records they read."""
     with arena.workers(database, 1, 1, settings):
-        log = max(arena.logs.glob("*-worker-0.log"), key=lambda path: path.stat().st_mtime)
+        log = arena.newest_log()
         deadline = time.monotonic() + START_TIMEOUT_S
         while time.monotonic() < deadline:
             lines = [json.loads(line) for line in log.read_text().splitlines() if line.startswith("{")]

@@ -7,7 +7,7 @@ from schemas import topics
 from schemas.topics import Topic
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)  # named once each, and looked up for every event
 class Emits:
     """Events of one subject on one topic, under the envelope's headers."""
 

@@ -9,7 +9,7 @@ EVENT = ("tenant_id", "event_id")  # ids are unique per tenant
 ON_ITS_DAY = ("tenant_id", "id", "due_date")  # a row that moved to another day leaves a tombstone
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)  # named once each, and looked up for every row
 class Rows:
     """One table to insert into. `subject` names the Avro schema of its rows, without the source columns.
 

@@ -45,7 +45,12 @@ def mirror(one: Changed, outputs: Outputs) -> None:
     if change.op == UPDATE and change.before is None:
         raise Poison("missing_row", f"{change.table}: the former row is missing; the table needs REPLICA IDENTITY FULL")
     after = columns.read(change.table, change.after) if change.after is not None and change.op != DELETE else None
-    before = columns.read(change.table, change.before) if change.before is not None else None
+    if change.before is None:
+        before = None
+    elif after is None or change.after is None:
+        before = columns.read(change.table, change.before)
+    else:
+        before = columns.read_former(change.table, change.before, change.after, after)
     if before is not None and after is not None and before["tenant_id"] != after["tenant_id"]:
         raise Poison("tenant_mismatch", f"{change.table}: an update took the row from one tenant to another")
     for row in versions(change, before, after):

@@ -49,7 +49,7 @@ SERVER_SETTINGS: dict[str, int] = {
 }
 MERGE_TREE_SETTINGS: dict[str, int] = {"fsync_after_insert": 1, "fsync_part_directory": 1}
 INSERT_BLOCK_ROWS = "16384"  # read at a time, where nothing is said; then gathered up to INSERT_GATHER_BYTES
-INSERT_GATHER_BYTES = 32 * MIB  # rows of 1 KB in blocks of this size were seen to take 330 MiB: ten copies, and doubling
+INSERT_GATHER_BYTES = 32 * MIB  # rows of 1 KB in blocks of this size were seen to take 330 MiB: copies, and doubling
 INSERT_CUT_BYTES = 128 * MIB  # four batches of the worker, which gathers by its own settings: never cuts one of them
 SESSION_DEFAULTS: dict[str, int] = {
     "max_memory_usage": QUERY_MEMORY_BYTES,

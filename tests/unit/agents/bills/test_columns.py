@@ -101,3 +101,22 @@ def test_a_row_is_what_its_table_takes() -> None:
     for table, row, rows in ((BILLS, bill(ID), BILL_ROWS), (OCCURRENCES, occurrence(ID), BILL_OCCURRENCES)):
         fields = {field["name"] for field in codec.schema(rows.subject).latest.parsed["fields"]}
         assert columns.read(table, row).keys() | VERSIONED.keys() == fields
+
+
+JSON = st.none() | st.booleans() | st.integers(-1, 1 << 17) | st.text(max_size=4) | st.just("2026-11-25T01:02:03Z")
+
+
+@given(st.dictionaries(st.sampled_from(sorted(columns.TABLES[BILLS])), JSON, max_size=4))
+def test_a_former_row_is_read_as_any_other(changes: dict[str, Any]) -> None:
+    """Only its differences from the row that came after it are looked at; what comes of it is the same."""
+    now = bill(ID)
+    former = {**now, **changes}
+    read = columns.read(BILLS, now)
+    try:
+        expected = columns.read(BILLS, former)
+    except Poison as poison:
+        with pytest.raises(Poison) as caught:
+            columns.read_former(BILLS, former, now, read)
+        assert (caught.value.reason, caught.value.detail) == (poison.reason, poison.detail)
+    else:
+        assert columns.read_former(BILLS, former, now, read) == expected

@@ -18,8 +18,8 @@ from tests.support.cdc_parts import Changes, quiet
 from tests.support.children import poll
 
 ASK_S = 30.0
-BILLS = 60  # each with 4 occurrences, for each of the tenants
-CHUNK_ROWS = 20  # of an incremental snapshot, instead of 4096: many chunks, so that a kill is among them
+BILLS = 50  # each with 4 occurrences, for each of the tenants
+CHUNK_ROWS = 40  # of an incremental snapshot, instead of 4096: many chunks, so that a kill is among them
 FIRST_BILLS = 600  # a tenant, each with 4 occurrences: some seconds of a first snapshot
 RECORD_BYTES = 1_300  # what Connect may send for a while: less than a change of a long row, both its images
 LARGE_S = 400.0

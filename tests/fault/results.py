@@ -153,7 +153,8 @@ def _conditions(found: Mapping[str, Any]) -> str:
     older = f" From the latest full form: {', '.join(kept)}." if kept else ""
     return (
         f"Run of {found['date']}: {form}, {found['seconds']} s, {found['cores']} cores, {found['memory_gib']} GiB, "
-        f"load {found['load_at_end']}, {found['system']}, Python {found['python']}. All parts on that one machine.{older}"
+        f"load {found['load_at_end']}, {found['system']}, Python {found['python']}. All parts on that one machine."
+        f"{older}"
     )
 
 

@@ -18,7 +18,7 @@ LOG_CHUNK_BYTES = 1_000_000
 
 
 def test_apply_again_changes_nothing(cdc: Cdc):
-    """After the first snapshot `apply` forbids another one; then it finds all as it should be, and so does the status."""
+    """After the first snapshot `apply` forbids another one; then it finds all as it should be, as the status does."""
     cdc.cli("apply")
     done = cdc.cli("apply")
     assert (done["changed"], done["heartbeats_added"], done["heartbeats_removed"]) == (False, 0, 0)

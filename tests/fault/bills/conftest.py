@@ -26,6 +26,8 @@ def bills(request: pytest.FixtureRequest) -> Iterator[BillsStack]:
             cases.KEPT = f"{home.parent}/kept"
             shutil.copytree(home / "logs", cases.KEPT)
             shutil.copytree(home / "worker-logs", f"{cases.KEPT}/workers")
+    if not request.session.testsfailed:
+        shutil.rmtree(home.parent)
 
 
 @pytest.fixture(scope="package")

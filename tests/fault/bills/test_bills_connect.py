@@ -84,7 +84,7 @@ def test_killed_in_the_first_snapshot(bills_case: BillsCase) -> None:
 
 @pytest.mark.full
 def test_offsets_lost(bills_case: BillsCase) -> None:
-    """Connect has forgotten its position under writes: the slot has not, so it goes on there, and nothing is skipped."""
+    """Connect has forgotten its position under writes: the slot has not, so it goes on there, without a gap."""
     bills_case.worker()
     assert asyncio.run(cdc_actions.apply(bills_case.bills.settings, quiet)) is not None
     with bills_case.load.flowing() as load:
@@ -127,7 +127,7 @@ def test_task_failed_by_a_row(bills_case: BillsCase) -> None:
 
 @pytest.mark.full
 def test_schema_changed_under_load(bills_case: BillsCase) -> None:
-    """Added and widened columns are followed; a renamed one and a dropped one are refused by name, and can be mended."""
+    """Added and widened columns are followed; renamed and dropped ones are refused by name, and can be mended."""
     worker = bills_case.worker()
     owner = bills_case.bills.postgres
     with bills_case.load.flowing() as load:

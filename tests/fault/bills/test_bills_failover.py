@@ -68,7 +68,7 @@ def posted(url: str, key: str) -> httpx.Response:
 def test_failover_to_a_standby_with_the_slot(
     failover_case: BillsCase, site: tuple[BillsStack, Standby, Fleet], address: Proxy
 ) -> None:
-    """Frozen, replaced, then back without knowing: no confirmed row is gone, no event, and the old one confirms none."""
+    """Frozen, replaced, then back unaware: no confirmed row is gone, no event, and the old one confirms none."""
     bills, standby, _ = site
     failover_case.worker()
     (tenant,) = failover_case.hire(1)

@@ -79,7 +79,9 @@ class TenantStore:
         task.add_done_callback(self._forget)
         done, _ = await asyncio.wait({task}, timeout=ANSWER_S)
         if not done:
-            run.abandon()
+            if run.abandon():
+                # After a failover all lead nowhere, not this one alone: idle ones are replaced before use.
+                await self._pool.expire_connections()
             task.cancel()
             raise _away("deadline")
         try:
@@ -124,10 +126,12 @@ class _Run:
             self._connection = None
             await self._pool.release(connection)
 
-    def abandon(self) -> None:
-        """Close the connection under the transaction: its server may never answer again."""
-        if self._connection is not None:
-            self._connection.terminate()
+    def abandon(self) -> bool:
+        """Close the connection under the transaction: its server may never answer again. Whether there was one."""
+        if self._connection is None:
+            return False
+        self._connection.terminate()
+        return True
 
 
 def _away(error: str) -> Refusal:

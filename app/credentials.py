@@ -36,6 +36,7 @@ STALE_S: Final = 3_600.0  # with Postgres away, what was known goes on this long
 NEGATIVE_S: Final = 5.0  # an unknown key is not asked for again: a wrong client cannot load Postgres
 ENTRIES_MAX: Final = 20_000  # about 0.5 kB each, per cache; the least recently used go first
 LOOKUP_TIMEOUT_S: Final = 0.5  # leaves time for Kafka within the 2 s of the edge
+LOOKUP_LIFE_S: Final = 2.0  # then a lookup that nobody waits for any more is ended with its connection
 AWAY_PAUSE_S: Final = 1.0  # after a failed lookup nobody waits for Postgres again this long
 POOL_MAX: Final = 8  # connections; lookups are index hits behind a cache
 ADMIN_TIMEOUT_S: Final = 10.0
@@ -101,7 +102,7 @@ class Key:
     revoked_at: datetime | None
 
 
-async def connect(url: str, timeout_s: float = LOOKUP_TIMEOUT_S) -> Pool:
+async def connect(url: str, timeout_s: float = LOOKUP_LIFE_S) -> Pool:
     """A pool that does not need Postgres to be there yet: the edge starts and says `not ready` instead."""
     return await asyncpg.create_pool(
         url, min_size=0, max_size=POOL_MAX, timeout=timeout_s, command_timeout=ADMIN_TIMEOUT_S
@@ -141,13 +142,23 @@ class _Cache(Generic[V]):
         if task is None:
             task = asyncio.ensure_future(self._ask(wanted, ask))
             self._asking[wanted] = task
-            task.add_done_callback(lambda done: (self._asking.pop(wanted, None), done.cancelled() or done.exception()))
+            task.add_done_callback(lambda done: self._forget(wanted, done))
         # Waited for, not cancelled: ending a query of a server that hangs would wait for that server.
-        async with asyncio.timeout(LOOKUP_TIMEOUT_S):
-            return await asyncio.shield(task)
+        try:
+            async with asyncio.timeout(LOOKUP_TIMEOUT_S):
+                return await asyncio.shield(task)
+        except TimeoutError:
+            self._forget(wanted, task)  # the next one asks anew: this one may hang on a server that is gone
+            raise
+
+    def _forget(self, wanted: Any, task: "asyncio.Task[V | None]") -> None:
+        if self._asking.get(wanted) is task:
+            del self._asking[wanted]
+        if task.done() and not task.cancelled():
+            task.exception()  # seen, also when nobody waited for it any more
 
     async def _ask(self, wanted: Any, ask: Callable[[], Awaitable[V | None]]) -> V | None:
-        found = await asyncio.wait_for(ask(), ADMIN_TIMEOUT_S)
+        found = await ask()
         metrics.CREDENTIAL_LOOKUPS.labels("found" if found is not None else "unknown").inc()
         self._entries[wanted] = (self._clock(), found)
         self._entries.move_to_end(wanted)
@@ -185,7 +196,8 @@ class Credentials:
 
     async def ping(self) -> None:
         """Raises when Postgres does not answer."""
-        await self._pool.fetchval("SELECT 1", timeout=LOOKUP_TIMEOUT_S)
+        async with asyncio.timeout(LOOKUP_TIMEOUT_S), self._lookup() as connection:
+            await connection.fetchval("SELECT 1")
 
     async def create_tenant(self, name: str) -> UUID:
         """A new tenant, without keys."""
@@ -293,7 +305,8 @@ class Credentials:
             await audit.record(connection, "webhook.set_secret", tenant_id=tenant_id, target=f"{gateway}/{purpose}")
 
     async def _resolve(self, digest: bytes) -> Credential | None:
-        row = await self._pool.fetchrow("SELECT * FROM resolve_key($1)", digest)
+        async with self._lookup() as connection:
+            row = await connection.fetchrow("SELECT * FROM resolve_key($1)", digest)
         if row is None:
             return None
         return Credential(
@@ -307,7 +320,8 @@ class Credentials:
         )
 
     async def _open_secrets(self, tenant_id: str, gateway: str) -> WebhookSecrets | None:
-        async with self._change(UUID(tenant_id)) as connection:
+        async with self._lookup() as connection, connection.transaction():
+            await _enter(connection, UUID(tenant_id))
             rows = await connection.fetch(
                 "SELECT purpose, sealed FROM webhook_secrets WHERE gateway = $1 ORDER BY purpose", gateway
             )
@@ -318,6 +332,29 @@ class Credentials:
             except Unsealable:
                 log.exception("webhook secret does not open", tenant=tenant_id, gateway=gateway)
         return WebhookSecrets(tuple(candidates)) if candidates else None
+
+    @asynccontextmanager
+    async def _lookup(self) -> AsyncIterator[audit.Connection]:
+        """A connection for one short question. A server that is silent on one connection is so on all.
+
+        After a failover they lead to a server that is gone, and one after the other would cost its own deadline: at the
+        first silence the idle ones are replaced before they are used, and this one is given up.
+        """
+        connection = await self._pool.acquire(timeout=LOOKUP_LIFE_S)
+        loop = asyncio.get_running_loop()
+        timers = (
+            loop.call_later(LOOKUP_TIMEOUT_S, lambda: loop.create_task(self._pool.expire_connections())),
+            loop.call_later(LOOKUP_LIFE_S, connection.terminate),
+        )
+        try:
+            yield connection
+        except asyncio.CancelledError:
+            connection.terminate()  # it is in the middle of something that nobody waits for
+            raise
+        finally:
+            for timer in timers:
+                timer.cancel()
+            await self._pool.release(connection)
 
     @asynccontextmanager
     async def _change(self, tenant_id: UUID) -> AsyncIterator[audit.Connection]:

@@ -21,6 +21,8 @@ POLL_S: Final = 0.5
 RUNNING_TIMEOUT_S: Final = 90.0  # a task connects, validates and makes its slot: 2 s on an idle machine
 NOTICE_TIMEOUT_S: Final = 10.0  # Debezium asks for its slot every 2 s
 RESTARTS_MAX: Final = 3  # of a task that fails while a slot is mended
+SNAPSHOT_MODE: Final = "snapshot.mode"
+NEVER_AGAIN: Final = "no_data"
 CONDITION_CHARS_MAX: Final = 2_000
 
 Tell = Callable[[str], None]
@@ -68,11 +70,25 @@ async def apply(settings: Settings, tell: Tell) -> Applied:
         if faults := await connectors.faults(wanted.config):
             raise Fault("Debezium refuses its settings:\n" + "\n".join(f"  {each}" for each in faults))
         before = await connectors.state(wanted.name)
-        changed = await connectors.put(wanted.name, wanted.config)
+        changed = await connectors.put(wanted.name, await _settled(connectors))
         if before and before.state in {"PAUSED", "STOPPED"}:
             await connectors.resume(wanted.name)
         await _await_running(settings, connectors, tell)
     return Applied(changed, added, removed, round(time.monotonic() - began, 2))
+
+
+async def _settled(connectors: Connectors) -> dict[str, str]:
+    """The settings file's, and no further snapshot on Debezium's own account once the first one is over.
+
+    Should Connect lose its position, Debezium would read everything anew and pass over what was deleted or moved since.
+    Told not to, it goes on where the slot stands, which Postgres remembers.
+    """
+    wanted = definition()
+    offset = await connectors.offset(wanted.name)
+    is_over = bool(offset) and not is_snapshotting(offset)
+    if is_over or (await connectors.config(wanted.name)).get(SNAPSHOT_MODE) == NEVER_AGAIN:
+        return {**wanted.config, SNAPSHOT_MODE: NEVER_AGAIN}
+    return wanted.config
 
 
 async def _await_running(settings: Settings, connectors: Connectors, tell: Tell) -> None:

@@ -24,7 +24,7 @@ HEARTBEAT_NAMESPACE: Final = uuid.UUID("6f6c1d0e-6f0b-5a52-9a0f-3f6f2a3f9c11")
 _POSITIVE: Final = 0x7FFFFFFF  # Java's toPositive, as in app/partition_key.py
 
 _SLOT: Final = """
-SELECT s.slot_name, s.active, s.wal_status, s.safe_wal_size,
+SELECT s.slot_name, s.active, s.wal_status, s.safe_wal_size, s.failover,
        coalesce(s.invalidation_reason, '') AS reason,
        (s.confirmed_flush_lsn - '0/0')::bigint AS confirmed,
        (s.restart_lsn - '0/0')::bigint AS restart,
@@ -50,6 +50,7 @@ class Slot:
     restart: int | None
     now: int
     safe_bytes: int | None
+    failover: bool = True  # standbys keep a copy of it
 
     @property
     def is_lost(self) -> bool:
@@ -72,7 +73,7 @@ class Slot:
             "active": self.active, "wal_status": self.wal_status, "invalidation_reason": self.reason or None,
             "confirmed_lsn": lsn_text(self.confirmed), "restart_lsn": lsn_text(self.restart),
             "current_lsn": lsn_text(self.now), "lag_bytes": self.lag_bytes, "held_bytes": self.held_bytes,
-            "safe_bytes": self.safe_bytes,
+            "safe_bytes": self.safe_bytes, "failover": self.failover,
         }  # fmt: skip
 
 
@@ -107,7 +108,7 @@ async def read_slot(connection: "Connection[Any]", name: str) -> Slot | None:
         return None
     return Slot(
         row["active"], row["wal_status"] or "", row["reason"], row["confirmed"], row["restart"], row["now"],
-        row["safe_wal_size"],
+        row["safe_wal_size"], failover=row["failover"],
     )  # fmt: skip
 
 
@@ -172,10 +173,12 @@ async def drop_slot(connection: "Connection[Any]", name: str) -> None:
 
 
 async def make_slot(connection: "Connection[Any]", name: str, plugin: str) -> int:
-    """A new slot in the place of the former. Returns the LSN from which it has everything."""
+    """A new slot in the place of the former, one that standbys copy. Returns the LSN from which it has everything."""
     await drop_slot(connection, name)
     lsn = await connection.fetchval(
-        "SELECT (lsn - '0/0')::bigint FROM pg_create_logical_replication_slot($1, $2)", name, plugin
+        "SELECT (lsn - '0/0')::bigint FROM pg_create_logical_replication_slot($1, $2, failover => true)",
+        name,
+        plugin,
     )
     return int(lsn)
 

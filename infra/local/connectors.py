@@ -76,10 +76,13 @@ class Connectors:
         checks = [check["value"] for check in answer["configs"]]
         return [f"{check['name']}: {error}" for check in checks for error in check["errors"]]
 
+    async def config(self, name: str) -> dict[str, str]:
+        """Its settings; none when there is no such connector."""
+        return dict(await self._ask("GET", f"/connectors/{name}/config", missing={}))
+
     async def put(self, name: str, config: Mapping[str, str]) -> bool:
         """Makes or changes a connector. Says whether that changed anything."""
-        before = await self._ask("GET", f"/connectors/{name}/config", missing={})
-        if before == {**config, "name": name}:
+        if await self.config(name) == {**config, "name": name}:
             return False
         await self._ask("PUT", f"/connectors/{name}/config", config)
         return True

@@ -15,7 +15,7 @@ UNCAUGHT = "**none**"
 def cases() -> set[str]:
     """File and name of each test of the suite, without its parameters."""
     found = set()
-    for path in SUITE.glob("test_*.py"):
+    for path in SUITE.rglob("test_*.py"):
         for node in ast.parse(path.read_text("utf-8")).body:
             if isinstance(node, ast.FunctionDef) and node.name.startswith("test_"):
                 found.add(f"{path.stem.removeprefix('test_')}/{node.name.removeprefix('test_')}")
@@ -28,7 +28,7 @@ def published(page: str) -> set[str]:
 
 
 def files_of_the_suite() -> set[str]:
-    return {path.stem.removeprefix("test_") for path in SUITE.glob("test_*.py")}
+    return {path.stem.removeprefix("test_") for path in SUITE.rglob("test_*.py")}
 
 
 def test_every_case_is_in_the_published_table() -> None:

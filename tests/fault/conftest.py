@@ -5,7 +5,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 from pydantic import SecretStr
@@ -14,6 +14,7 @@ from infra.local.environment import PREFIX, STACK_ONLY
 from infra.local.ports import free_port
 from infra.local.stack import Stack
 from tests.fault import case as cases
+from tests.fault.bills.case import BillsCase
 from tests.fault.case import Case
 from tests.fault.results import FAILED as FAILED_VERDICT
 from tests.fault.results import NOT_HERE, RIGHT, Results, Row, aligned
@@ -24,6 +25,7 @@ from tests.support.workers import Fleet
 
 PORTS = ("EDGE", "KAFKA", "POSTGRES", "CLICKHOUSE", "WORKER")
 STORES = ("kafka", "postgres", "clickhouse")
+C = TypeVar("C", Case, BillsCase)
 
 
 @pytest.fixture(scope="session")
@@ -136,7 +138,7 @@ def named_item(item: Any) -> tuple[str, str]:
     return f"{module}/{name}", name.replace("_", " ")
 
 
-def run_case(request: pytest.FixtureRequest, case: Case) -> Iterator[Case]:
+def run_case(request: pytest.FixtureRequest, case: C) -> Iterator[C]:
     """Hand the case over; a broken one must not break the next: nobody is left, nothing is frozen, the parts run."""
     yield case
     case.end()
@@ -146,33 +148,46 @@ def run_case(request: pytest.FixtureRequest, case: Case) -> Iterator[Case]:
 
 
 FAILED = pytest.StashKey[bool]()
+LEFT_OUT = pytest.StashKey[list[pytest.Item]]()  # cases of the full form, in a run of the short one
 RESULTS = pytest.StashKey[Results]()
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Any:
     report = yield
-    if call.when == "call" and not any(isinstance(one, Case) for one in getattr(item, "funcargs", {}).values()):
+    if call.when == "call" and not any(
+        isinstance(one, (Case, BillsCase)) for one in getattr(item, "funcargs", {}).values()
+    ):
         verdict = FAILED_VERDICT if report.failed else RIGHT
         item.config.stash.setdefault(RESULTS, Results()).add(Row(*named_item(item), "its own comparison", verdict))
     if report.failed and call.when == "call":
         item.stash[FAILED] = True
         given = getattr(item, "funcargs", {})
-        for case in [one for one in given.values() if isinstance(one, Case)]:
+        for case in [one for one in given.values() if isinstance(one, (Case, BillsCase))]:
             for text in case.fleet.tails():
                 report.sections.append(("worker", text))
     return report
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """The short form leaves out what is marked `full`; its rows stay as the latest full form wrote them."""
+    left = [] if cases.FULL else [item for item in items if item.get_closest_marker("full")]
+    config.stash[LEFT_OUT] = left
+    if left:
+        config.hook.pytest_deselected(items=left)
+        items[:] = [item for item in items if item not in left]
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """The rows into their file. A run of the whole folder starts the file anew."""
     results = session.config.stash.get(RESULTS, None)
     if results is not None and results.rows:
-        mine = {Path(str(item.path)) for item in session.items}
-        whole = set(Path(__file__).parent.glob("test_*.py")) <= mine and not session.config.option.keyword
+        left = session.config.stash[LEFT_OUT]
+        mine = {Path(str(item.path)) for item in (*session.items, *left)}
+        whole = set(Path(__file__).parent.rglob("test_*.py")) <= mine and not session.config.option.keyword
         for row in NOT_HERE:
             results.add(row)
-        results.write(whole=whole)
+        results.write(whole=whole, left_out={named_item(item)[0] for item in left})
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:

@@ -8,7 +8,7 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -82,22 +82,23 @@ class Results:
         """Note what a case said to a planted fault."""
         self.caught.setdefault(name, []).extend([case_id] if caught else [])
 
-    def write(self, *, whole: bool, path: Path = LATEST) -> None:
+    def write(self, *, whole: bool, left_out: Collection[str] = (), path: Path = LATEST) -> None:
         """Write the file; a run of some cases replaces theirs and leaves the others as they were.
 
-        A case that this form of the suite leaves out keeps the row of its last run, and is named as such.
+        `left_out` are cases that a whole run of the short form does not have: their rows stay, and are named as such.
         """
         former = read(path) if path.exists() else {"cases": [], "mutants": []}
-        left_out = {row.id for row in self.rows if row.verdict == NOT_RUN}
-        kept = {
-            one["id"]: one for one in former["cases"] if one["id"] in left_out and one["verdict"] in {RIGHT, CAUGHT}
+        cases = {one["id"]: one for one in former["cases"] if not whole or one["id"] in left_out}
+        kept = sorted(cases) if whole else []
+        mutants = {
+            one["id"]: one["caught_by"]
+            for one in former["mutants"]
+            if not whole or set(one["caught_by"]) & set(left_out)
         }
-        cases = {} if whole else {one["id"]: one for one in former["cases"]}
-        cases |= {row.id: asdict(row) for row in self.rows} | kept
-        stay = {one["id"]: one["caught_by"] for one in former["mutants"] if not whole or kept.keys() & one["caught_by"]}
-        mutants = stay | self.caught
+        cases |= {row.id: asdict(row) for row in self.rows}
+        mutants |= self.caught
         document = {
-            "conditions": {**conditions(self.began, whole=whole), "from_an_earlier_run": sorted(kept)},
+            "conditions": {**conditions(self.began, whole=whole), "kept": kept},
             "cases": [cases[name] for name in sorted(cases)],
             "mutants": [{"id": name, "caught_by": mutants[name]} for name in sorted(mutants)],
         }
@@ -150,11 +151,12 @@ def markdown(document: Mapping[str, Any]) -> str:
 
 def _conditions(found: Mapping[str, Any]) -> str:
     form = f"{found['form']} form, {'one whole run' if found['whole_run'] else 'several runs'}"
-    earlier = ", ".join(found.get("from_an_earlier_run", ()))
+    kept = found.get("kept") or []
+    older = f" From the latest full form: {', '.join(kept)}." if kept else ""
     return (
         f"Run of {found['date']}: {form}, {found['seconds']} s, {found['cores']} cores, {found['memory_gib']} GiB, "
         f"load {found['load_at_end']}, {found['system']}, Python {found['python']}. All parts on that one machine."
-        + (f" From an earlier run, of the full form: {earlier}." if earlier else "")
+        f"{older}"
     )
 
 

@@ -14,13 +14,14 @@ from app.batch import TP
 from infra.local.backup_manifest import Manifest
 from loadtest.history import History, Outcome
 from schemas.topics import BILLS_CHANGES, GATEWAY_RECEIVED, TRACKING_COLLECTED
-from tests.fault.case import FULL, Case
+from tests.fault.case import Case
 from tests.support.bills_stack import PARTS, BillsStack
 from tests.support.oracle import Oracle
 from tests.support.traffic import Channel, Traffic
 from tests.support.workers import Fleet
 
-NOT_SHORT = "FULL=1 alone: a stack of its own is destroyed and restored, a minute a case"
+pytestmark = pytest.mark.full  # a stack of its own is destroyed and restored, a minute a case
+
 BEFORE, LATER = 1_500, 600  # events
 EVENTS_A_SECOND = 300.0
 BILLS, BILLS_LATER = 60, 15
@@ -150,12 +151,8 @@ def goes_on(site: Site, case: Case) -> None:
     site.made.converge(new)
 
 
-def test_stores_destroyed_kafka_kept(case: Case, request: pytest.FixtureRequest) -> None:
+def test_stores_destroyed_kafka_kept(case: Case, site: Site) -> None:
     """ClickHouse, Postgres and the workers' disks are gone and Kafka is not: every accepted event is a row, once."""
-    if not FULL:
-        case.not_run(NOT_SHORT)
-        return
-    site: Site = request.getfixturevalue("site")
     site.destroy("clickhouse", "postgres", "worker")
     began = time.monotonic()
     document, seconds = site.restore(site.backup)
@@ -166,12 +163,8 @@ def test_stores_destroyed_kafka_kept(case: Case, request: pytest.FixtureRequest)
     goes_on(site, own)
 
 
-def test_mutant_offsets_read_after_the_stores(case: Case, request: pytest.FixtureRequest) -> None:
+def test_mutant_offsets_read_after_the_stores(case: Case, site: Site) -> None:
     """A backup that reads the group's offsets last calls done what its ClickHouse lacks: the checker misses rows."""
-    if not FULL:
-        case.not_run(NOT_SHORT)
-        return
-    site: Site = request.getfixturevalue("site")
     site.destroy("clickhouse", "worker")
     planted = site.folder / "planted"
     shutil.copytree(site.backup, planted)
@@ -187,12 +180,8 @@ def test_mutant_offsets_read_after_the_stores(case: Case, request: pytest.Fixtur
     assert not found.duplicates
 
 
-def test_everything_destroyed(case: Case, request: pytest.FixtureRequest) -> None:
+def test_everything_destroyed(case: Case, site: Site) -> None:
     """The whole home is gone: what was a row when the backup began is there, once, and of the rest nothing twice."""
-    if not FULL:
-        case.not_run(NOT_SHORT)
-        return
-    site: Site = request.getfixturevalue("site")
     site.destroy()
     began = time.monotonic()
     document, seconds = site.restore(site.backup)

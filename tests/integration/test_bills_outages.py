@@ -1,6 +1,6 @@
 """Postgres away, hung or full: bills answer 503 in bounded time, nothing is half done, and tracking goes on."""
 
-import asyncio
+import os
 import signal
 import time
 import uuid
@@ -14,8 +14,11 @@ import psutil
 import pytest
 
 from api.tenant_store import ANSWER_S, POOL_MAX
-from tests.support.bills import PLAIN, as_owner, made, opened, parts_of
+from tests.support.bills import PLAIN, made, opened, parts_of
 from tests.support.edge_parts import Parts, new_tenant, problem, wait_for
+from tests.support.edges import Edge
+from tests.support.proxy import Proxy
+from tests.support.standby import Standby, family
 
 SLACK_S = 3.0  # key lookup and a machine that is busy with other things
 
@@ -109,36 +112,38 @@ def test_a_server_that_hangs_is_not_waited_for(parts: Parts, tenant: dict[str, s
     assert [bill["id"] for bill in found] == [answer.json()["id"]]
 
 
+def test_a_frozen_primary_that_is_replaced_costs_one_deadline(parts: Parts, tenant: dict[str, str]) -> None:
+    """After a failover every idle connection leads to a server that never answers: one is waited for, not each."""
+    address = Proxy(parts.settings.postgres_port)
+    url = parts.settings.postgres_url.get_secret_value()
+    moved = url.replace(f":{parts.settings.postgres_port}/", f":{address.port}/")
+    environ = {**os.environ, **parts.environ, "AFLUENTE_POSTGRES_URL": moved, "AFLUENTE_CREDENTIAL_CACHE_S": "0"}
+    edge = Edge(environ, parts.home.root / "second-edge.log").await_ready()
+    standby = Standby(parts.home.root, parts.settings).start()
+    client = httpx.Client(base_url=edge.url, headers={"X-App-Key": tenant["app_key"]}, timeout=20)
+    with ThreadPoolExecutor(2 * POOL_MAX) as pool:  # until each pool is full of connections
+        assert {one.status_code for one in pool.map(lambda _: client.get("/bills"), range(10 * POOL_MAX))} <= {200, 503}
+    other = {"X-App-Key": new_tenant(parts)["app_key"]}
+    primary = family(parts.processes["postgres"].pid)
+    for process in primary:
+        process.suspend()
+    try:
+        standby.promote()
+        address.port_behind = standby.port
+        began = time.monotonic()
+        wait_for(lambda: client.get("/bills").status_code == 200, "bills are back")
+        wait_for(lambda: client.get("/bills", headers=other).status_code == 200, "unknown keys are looked up again")
+        assert time.monotonic() - began < ANSWER_S + SLACK_S
+    finally:
+        for process in primary:
+            process.resume()
+        edge.kill()
+        standby.leave()
+        address.close()
+
+
 def _taken(answer: httpx.Response) -> httpx.Response | None:
     return answer if answer.status_code == 201 else None
-
-
-def test_a_full_pool_is_said_at_once(parts: Parts, tenant: dict[str, str], client: httpx.Client) -> None:
-    """With every connection waiting for one lock, further requests are 503 in time, and clicks are not held up."""
-    bill = made(client, installments=2)
-    part = bill["occurrences"][0]["id"]
-
-    def crowd() -> list[tuple[httpx.Response, float]]:
-        with ThreadPoolExecutor(4 * POOL_MAX) as pool:
-            waiting = [pool.submit(timed, client, "POST", f"/occurrences/{part}/pay") for _ in range(4 * POOL_MAX)]
-            track(parts, tenant)
-            return [one.result() for one in waiting]
-
-    async def hold(connection: Any) -> list[tuple[httpx.Response, float]]:
-        async with connection.transaction():
-            await connection.execute("SELECT 1 FROM bills WHERE id = $1 FOR UPDATE", uuid.UUID(bill["id"]))
-            return await asyncio.to_thread(crowd)
-
-    answers = as_owner(parts, hold)
-    for answer, seconds in answers:
-        refused(answer, seconds)
-    assert {answer.json()["code"] for answer, _ in answers} <= {
-        "busy",
-        "contended",
-        "rows_unavailable",
-        "credentials_unavailable",
-    }
-    assert client.post(f"/occurrences/{part}/pay").status_code == 200
 
 
 def test_a_killed_edge_leaves_all_or_nothing(parts: Parts, client: httpx.Client) -> None:

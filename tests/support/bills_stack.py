@@ -40,6 +40,7 @@ class BillsStack:
 
     def __init__(self, home: Path) -> None:
         self.stack = Stack(home, {f"AFLUENTE_{name}_PORT": str(free_port()) for name in PORTS})
+        self.primary_port = 0  # where the primary is found, when that is not the stack's own server
 
     @classmethod
     @contextmanager
@@ -74,7 +75,16 @@ class BillsStack:
         return asyncio.run(ask())
 
     async def connect(self) -> Any:
-        return await asyncpg.connect(self.settings.postgres_owner_url.get_secret_value())
+        return await asyncpg.connect(self.owner_url)
+
+    @property
+    def owner_url(self) -> str:
+        return self.at_primary(str(self.settings.postgres_owner_url.get_secret_value()))
+
+    def at_primary(self, url: str) -> str:
+        """The URL of a role where the primary is found now."""
+        here = self.settings.postgres_port
+        return url.replace(f":{here}/", f":{self.primary_port or here}/")
 
     def tenant(self) -> str:
         """A new one."""
@@ -102,6 +112,10 @@ class BillsStack:
         answer = httpx.post(self.settings.clickhouse_url, content=sql, timeout=60, trust_env=False)
         assert answer.status_code == 200, answer.text
         return answer.text.strip()
+
+    def clickhouse_rows(self, sql: str) -> list[list[Any]]:
+        """The answer of a query with FORMAT JSONCompactEachRow."""
+        return [json.loads(line) for line in self.clickhouse(sql).splitlines()]
 
     def ids(self, tenant: str, count: int, table: str = "bill_occurrences") -> list[str]:
         """Some ids that ClickHouse has."""

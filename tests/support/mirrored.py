@@ -11,14 +11,14 @@ from aiokafka.errors import KafkaError
 from confluent_kafka import KafkaException
 
 from agents.bills import columns
-from app import codec, progress, source
+from app import codec, dlq, progress, source
 from app.batch import TP
 from app.ranges import Range
 from app.settings import GROUP_ID, Settings
 from schemas.bills import BILLS, OCCURRENCES
 from schemas.emits import BILLS_EVENTS
 from schemas.envelope import HEADER_ID, HEADER_TENANT, HEADER_TYPE, header
-from schemas.topics import BILLS_CHANGES
+from schemas.topics import BILLS_CHANGES, BILLS_CHANGES_DLQ
 from tests.support.changes import Database, produced
 from tests.support.traffic import Channel
 
@@ -82,6 +82,20 @@ class Mirrored:
                     texts = [(header(record.headers, name) or b"").decode() for name in (HEADER_ID, HEADER_TYPE)]
                     if header(record.headers, HEADER_TENANT) == record.key == tenant.encode():
                         found.append((texts[0], texts[1], schema.decode(record.value or b"")))
+        return found
+
+    def dead(self, tenants: Sequence[str]) -> dict[tuple[bytes | None, ...], str]:
+        """Reason and detail of each distinct change of these tenants in the DLQ, by its place on the topic."""
+        found = {}
+        for tp in source.partitions(self.settings.kafka_url, BILLS_CHANGES_DLQ.name):
+            for records in source.read(self.settings.kafka_url, tp, (0, None)):
+                for record in map(source.as_record, records):
+                    if (header(record.headers, dlq.TENANT) or b"").decode() in tenants:
+                        place = tuple(
+                            header(record.headers, name) for name in (dlq.SOURCE_PARTITION, dlq.SOURCE_OFFSET)
+                        )
+                        texts = [(header(record.headers, name) or b"").decode() for name in (dlq.REASON, dlq.ERROR)]
+                        found[place] = ": ".join(texts)
         return found
 
     def positions(self) -> dict[TP, tuple[int, Range | None]]:

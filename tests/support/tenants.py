@@ -15,6 +15,7 @@ class Tenant:
     tenant_id: str
     write_key: str = field(repr=False)
     read_key: str = field(repr=False)
+    app_key: str = field(repr=False)
 
 
 def hire(settings: Settings, count: int) -> list[Tenant]:
@@ -31,7 +32,8 @@ async def _hire(settings: Settings, count: int) -> list[Tenant]:
             tenant_id = await directory.create_tenant(f"fault-{uuid.uuid4().hex[:12]}")
             _, write_key = await directory.create_key(tenant_id, "write")
             _, read_key = await directory.create_key(tenant_id, "read")
-            found.append(Tenant(str(tenant_id), write_key, read_key))
+            _, app_key = await directory.create_key(tenant_id, "app")
+            found.append(Tenant(str(tenant_id), write_key, read_key, app_key))
         return found
     finally:
         await pool.close()

@@ -172,7 +172,7 @@ class Engine:
 
     def write_faults(self) -> int:
         """How often the engine failed to write since it was opened."""
-        sql = f"SELECT sum(value) FROM system.errors WHERE code IN ({_WRITE_FAULTS})"  # nosec B608 # noqa: S608 - numbers
+        sql = f"SELECT sum(value) FROM system.errors WHERE code IN ({_WRITE_FAULTS})"  # nosec B608 # noqa: S608
         return int(self.execute(sql.encode(), {}, "default").body)
 
     def last_write_fault(self) -> str:

@@ -16,7 +16,7 @@ from tests.fault.case import FULL, Case
 from tests.support.children import poll
 from tests.support.workers import Worker
 
-AWAY_S = 300.0 if FULL else 40.0
+AWAY_S = 300.0 if FULL else 20.0
 FROZEN_S = 20.0
 EVENTS_A_SECOND = 200
 MIB = 1 << 20

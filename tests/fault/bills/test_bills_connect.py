@@ -37,6 +37,7 @@ def test_killed_while_streaming(bills_case: BillsCase) -> None:
     bills_case.settle()
 
 
+@pytest.mark.full
 def test_killed_in_an_incremental_snapshot(bills_case: BillsCase) -> None:
     """SIGKILL between two chunks: the snapshot goes on, every row is read, and no stale read beats a change."""
     bills_case.worker()

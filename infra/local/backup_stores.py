@@ -92,7 +92,7 @@ def put_back_postgres(home: Home, source: Path) -> None:
     draft.mkdir(mode=PRIVATE_DIR_MODE, parents=True)
     for archive, folder in (("base.tar", draft), ("pg_wal.tar", draft / "pg_wal")):
         with tarfile.open(source / archive) as packed:
-            packed.extractall(folder, filter="tar")
+            packed.extractall(folder, filter="data")
     draft.chmod(PRIVATE_DIR_MODE)
     for path in (parent, draft, *draft.rglob("*")):
         give_to_unprivileged(path)

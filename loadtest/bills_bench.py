@@ -31,13 +31,12 @@ from infra.local.lag import read_lag
 from infra.local.ports import free_port
 from infra.local.stack import Stack
 from infra.local.topics import admin_client
-from loadtest import analytics_bench
+from loadtest import analytics_bench, bills_page
 from loadtest.bench import conditions
 from loadtest.bills_figures import Ends
 from loadtest.drive import percentiles
 from schemas.topics import BILLS_CHANGES
 
-RESULTS: Final = Path(__file__).with_name("results") / "bills.json"
 PORTS: Final = ("EDGE", "KAFKA", "POSTGRES", "CLICKHOUSE", "WORKER", "CONNECT", "WATCH")
 FULL_BILLS: Final = 1_000_000
 OCCURRENCES: Final = 10  # of a bill
@@ -75,8 +74,10 @@ JOIN bills b ON b.tenant_id = made.tenant_id AND b.id = made.id, generate_series
 class Size:
     """How much of everything, at a scale; 1 is what the figures of the repository are made with."""
 
-    def __init__(self, scale: float) -> None:
+    def __init__(self, scale: float, analytics_scale: float) -> None:
         self.scale = scale
+        self.analytics_scale = analytics_scale
+        self.asked = max(20_000, round(FULL_BILLS * analytics_scale)) * OCCURRENCES
         self.bills = max(2_000, round(FULL_BILLS * scale))
         self.occurrences = self.bills * OCCURRENCES
         self.tenants = max(5, min(FULL_TENANTS, round(FULL_TENANTS * scale * 10)))
@@ -268,7 +269,7 @@ def measure(stack: Stack, size: Size) -> dict[str, Any]:
         found[f"worker_{name}"]["times_the_connector"] = round(ratio, 2)
     step("commit_to_queryable", lambda: asyncio.run(latency(stack.settings)))
     step("reconcile", lambda: compared(stack))
-    step("analytics", lambda: analytics_bench.measure(stack.settings, size.occurrences, size.tenants))
+    step("analytics", lambda: analytics_bench.measure(stack.settings, size.asked, FULL_TENANTS))
     return found
 
 
@@ -295,10 +296,12 @@ def main() -> None:
     """Runs all of it on a stack of its own."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--scale", type=float, default=float(os.environ.get("AFLUENTE_BENCH_SCALE") or 1.0))
-    parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("--analytics-scale", type=float, help="of the rows that are asked; as --scale unless given")
+    parser.add_argument("--out", type=Path, default=bills_page.RESULTS)
     options = parser.parse_args()
-    size = Size(options.scale)
-    results: dict[str, Any] = {"conditions": {**conditions(), "rounds": 1, "scale": size.scale}}
+    size = Size(options.scale, options.analytics_scale or options.scale)
+    scales = {"scale": size.scale, "analytics_scale": size.analytics_scale}
+    results: dict[str, Any] = {"conditions": {**conditions(), "rounds": 1, **scales}}
     with tempfile.TemporaryDirectory(prefix="afluente-bench-bills-") as folder:
         stack = Stack(Path(folder), {f"AFLUENTE_{name}_PORT": str(free_port()) for name in PORTS})
         err.print("starting a stack …", style="dim")
@@ -312,6 +315,8 @@ def main() -> None:
     options.out.parent.mkdir(exist_ok=True)
     options.out.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
     show(results)
+    if options.out == bills_page.RESULTS:
+        bills_page.write(results)
 
 
 if __name__ == "__main__":

@@ -56,7 +56,7 @@ def _worst(one: dict[str, Any]) -> tuple[str, str]:
 def contest_table(results: dict[str, Any]) -> str:
     """The contest as Markdown."""
     head = ("contestant", "bytes", "events/s", "spread", "CPU µs/event", "lost", "doubled", "Afluente is")
-    return _table(head, contest_lines(results))
+    return markdown_table(head, contest_lines(results))
 
 
 def goals_table(results: dict[str, Any]) -> str:
@@ -88,7 +88,7 @@ def goals_table(results: dict[str, Any]) -> str:
     ]  # fmt: skip
     verdicts = {True: "met", False: "**missed**", None: "not measured"}
     lines = [(goal, "-" if value is None else f"{value:,}{unit}", verdicts[met]) for goal, value, unit, met in rows]
-    return _table(("goal", "measured", ""), lines)
+    return markdown_table(("goal", "measured", ""), lines)
 
 
 def edge_goals(results: dict[str, Any]) -> list[tuple[str, Any, str, bool | None]]:
@@ -121,7 +121,7 @@ def details_table(results: dict[str, Any]) -> str:
     if backlog := results.get("growth", {}).get("backlog"):
         rest = "RSS by quarter " + ", ".join(map(str, backlog["rss_mb_by_quarter"])) + " MB"
         lines.append(("backlog", f"{backlog['records']:,}", f"{backlog['events_per_s']:,}", rest))
-    return _table(("what", "value", "events/s", ""), lines)
+    return markdown_table(("what", "value", "events/s", ""), lines)
 
 
 def conditions_text(results: dict[str, Any]) -> str:
@@ -171,7 +171,7 @@ def _most(value: float | None, goal: float) -> bool | None:
     return None if value is None else value < goal
 
 
-def _table(head: tuple[str, ...], lines: list[tuple[str, ...]]) -> str:
+def markdown_table(head: tuple[str, ...], lines: list[tuple[str, ...]]) -> str:
     rows = [head, tuple("---" for _ in head), *lines]
     return "\n".join("| " + " | ".join(row) + " |" for row in rows)
 

@@ -48,9 +48,9 @@ def conditions_text(found: dict[str, Any]) -> str:
     about, asked = found["conditions"], found["analytics"]["conditions"]
     latency, agreed = found["commit_to_queryable"], found["reconcile"]
     return (
-        f"Commit {about['commit']}, {about['cores']} cores ({about['processor']}), {about['memory_gib']} GiB, everything on that "
-        f"machine; one run. {found['fill']['rows']:,} rows of {found['fill']['tenants']} tenants in Postgres. Commit to "
-        f"queryable at {latency['commits_per_s']} commits a second: p50 {latency['p50_ms']:.0f} ms, p99 "
+        f"Commit {about['commit']}, {about['cores']} cores ({about['processor']}), {about['memory_gib']} GiB, everything "
+        f"on that machine; one run. {found['fill']['rows']:,} rows of {found['fill']['tenants']} tenants in Postgres. "
+        f"Commit to queryable at {latency['commits_per_s']} commits a second: p50 {latency['p50_ms']:.0f} ms, p99 "
         f"{latency['p99_ms']:.0f} ms. `reconcile bills` afterwards: {agreed['rows']:,} rows, "
         f"{'equal' if agreed['equal'] else 'NOT EQUAL'}, {agreed['seconds']} s. Questions: {asked['occurrences']:,} "
         f"occurrences, {asked['of_largest_tenant']:,} of them of the tenant that asks, while "

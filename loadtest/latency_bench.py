@@ -30,7 +30,7 @@ TRICKLE_S = 20.0
 HALF_LOAD_S = 15.0
 PROBE_EVERY = 97  # one record in so many is timed: a prime, so that no partition is preferred
 SLICE_S = 0.01  # the producer's clock
-LOOK_S = 0.05  # each look reads two columns of all rows: more of them would be part of what is measured
+LOOK_S = 0.1  # each look reads two columns of all rows: more of them would be part of what is measured
 UNSEEN_S = 30.0
 BUSY = "MEMORY_LIMIT_EXCEEDED"  # inserts have all that the engine may use
 

@@ -48,7 +48,7 @@ def conditions_text(found: dict[str, Any]) -> str:
     about, asked = found["conditions"], found["analytics"]["conditions"]
     latency, agreed = found["commit_to_queryable"], found["reconcile"]
     return (
-        f"Commit {about['commit']}, {about['cores']} cores ({about['processor']}), {about['memory_gib']} GiB, everything "
+        f"Commit {about['commit']}, {about['cores']} cores ({about['processor']}), {about['memory_gib']} GiB, all "
         f"on that machine; one run. {found['fill']['rows']:,} rows of {found['fill']['tenants']} tenants in Postgres. "
         f"Commit to queryable at {latency['commits_per_s']} commits a second: p50 {latency['p50_ms']:.0f} ms, p99 "
         f"{latency['p99_ms']:.0f} ms. `reconcile bills` afterwards: {agreed['rows']:,} rows, "

@@ -3,9 +3,11 @@
 import os
 import time
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
+
+import pytest
 
 from app.batch import TP
 from app.ranges import Range
@@ -33,6 +35,11 @@ LATE_POINT = "9_dead_letters"  # a failpoint behind the commit, where no DLQ rec
 FROZEN = "frozen"  # the mark that the freezing worker leaves, beside those of the failpoints
 
 KEPT = ""  # the home of a run that failed
+
+
+def short_or_full(values: Iterable[str], short: Collection[str]) -> list[Any]:
+    """Parameters of which the short form has those of `short`."""
+    return [pytest.param(value, marks=[] if value in short else [pytest.mark.full]) for value in values]
 
 
 @dataclass(slots=True)

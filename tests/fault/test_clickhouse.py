@@ -15,7 +15,7 @@ from app.lifecycle import EXIT_UNKNOWN_FAILURE
 from app.migrate import DEDUPE_WINDOW_INSERTS
 from infra.local.home import ROOT
 from loadtest.traffic import TRACKING
-from tests.fault.case import FULL, Case
+from tests.fault.case import Case, short_or_full
 from tests.support.children import poll
 from tests.support.clickhouse_server import ClickHouseServer
 from tests.support.oracle import Oracle
@@ -45,7 +45,7 @@ def proxy(case: Case) -> Iterator[Proxy]:
     line.close()
 
 
-@pytest.mark.parametrize("line", LINES if FULL else ["answer_lost", "never_answers", "cut_in_the_body"])
+@pytest.mark.parametrize("line", short_or_full(LINES, ["answer_lost", "never_answers"]))
 def test_line_to_clickhouse(case: Case, proxy: Proxy, line: str) -> None:
     """Whatever the line does to inserts and answers, those in doubt are tried again and each row is there once."""
     url = f"http://{proxy.address}"

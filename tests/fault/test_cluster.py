@@ -8,7 +8,7 @@ import pytest
 
 from app.batch import TP
 from schemas.topics import TRACKING_COLLECTED
-from tests.fault.case import FULL, Case
+from tests.fault.case import Case, short_or_full
 from tests.support.children import poll
 from tests.support.cluster import Broker, Cluster
 from tests.support.proxy import Fault
@@ -54,16 +54,19 @@ def test_leader_killed(cluster_case: Case, cluster: Cluster) -> None:
     lose_a_broker(cluster_case, cluster, lambda: leader(cluster_case, cluster))
 
 
+@pytest.mark.full
 def test_controller_killed(cluster_case: Case, cluster: Cluster) -> None:
     """The active controller dies: another one is elected, and the partitions it led go on."""
     lose_a_broker(cluster_case, cluster, cluster.controller)
 
 
+@pytest.mark.full
 def test_disk_of_a_broker_lost(cluster_case: Case, cluster: Cluster) -> None:
     """A broker comes back with an empty disk: it copies what the others have, and nothing confirmed is missing."""
     lose_a_broker(cluster_case, cluster, lambda: leader(cluster_case, cluster), disk=True)
 
 
+@pytest.mark.full
 def test_kafka_slow(cluster_case: Case) -> None:
     """With half a second on every packet the edge answers in time, and a no becomes a yes on a good line."""
     case = cluster_case
@@ -103,7 +106,7 @@ LINES = {
 }
 
 
-@pytest.mark.parametrize("line", LINES if FULL else ["slow", "half_open"])
+@pytest.mark.parametrize("line", short_or_full(LINES, ["slow", "half_open"]))
 def test_worker_on_a_bad_line(cluster_case: Case, line: str) -> None:
     """The way to Kafka is slow, narrow, in crumbs or dead one way: the worker waits or joins anew."""
     case = cluster_case

@@ -4,6 +4,7 @@ import shutil
 import signal
 from collections.abc import Mapping
 
+import pytest
 from confluent_kafka import ConsumerGroupTopicPartitions, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient
 
@@ -112,6 +113,7 @@ def test_offsets_reset_to_earliest(case: Case) -> None:
     case.told_in_row()
 
 
+@pytest.mark.full
 def test_offsets_reset_and_state_lost(case: Case) -> None:
     """The group starts over on a new machine: everything is done again, and no row comes twice."""
     case.fleet.ensure()
@@ -129,6 +131,7 @@ def test_offsets_reset_and_state_lost(case: Case) -> None:
     case.told_in_row()
 
 
+@pytest.mark.full
 def test_offsets_reset_to_between_and_state_lost(case: Case) -> None:
     """The group goes back to somewhere on a new machine: who remembers nothing asks, and no row comes twice."""
     case.fleet.ensure()

@@ -13,7 +13,7 @@ from tests.support.workers import Worker
 
 PARTITIONS = sum(topic.partitions for topic in (TRACKING_COLLECTED, GATEWAY_RECEIVED, BILLS_CHANGES))
 EVENTS_A_SECOND = 300
-STORM_S = 60.0 if FULL else 20.0
+STORM_S = 60.0 if FULL else 12.0
 MOVE_EVERY_S = 2.0
 LONE, SPARE = "w0", "w1"
 
@@ -24,6 +24,7 @@ def share(workers: list[Worker]) -> bool:
     return len(owned) == len(set(owned)) == PARTITIONS and all(worker.assigned() for worker in workers)
 
 
+@pytest.mark.full
 def test_one_two_four_one(case: Case) -> None:
     """1 -> 2 -> 4 -> 1 workers under traffic: nothing is lost, and early ids are known to the last owner."""
     fleet, traffic = case.fleet, case.traffic

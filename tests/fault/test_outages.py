@@ -7,6 +7,7 @@ from collections.abc import Callable
 from functools import partial
 
 import httpx
+import pytest
 
 from loadtest.drive import Drive
 from loadtest.history import Outcome
@@ -97,6 +98,7 @@ def test_clickhouse_killed_and_away(case: Case) -> None:
     outage(case, break_it, lambda: case.stack.start("clickhouse"), AWAY_S)
 
 
+@pytest.mark.full
 def test_clickhouse_hangs(case: Case) -> None:
     """ClickHouse takes inserts and does not answer: the client gives up, and what it sent may still be done."""
     outage(

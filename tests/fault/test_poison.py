@@ -5,6 +5,7 @@ import time
 import uuid
 
 import httpx
+import pytest
 
 from app import quarantine
 from loadtest.history import Stream
@@ -55,6 +56,7 @@ def restart_until_it_lives(case: Case, variant: str) -> int:
     raise AssertionError(f"it still dies\n{worker.tail()}")
 
 
+@pytest.mark.full
 def test_killed_from_outside_and_nobody_is_blamed(case: Case) -> None:
     """However often a machine kills us over a range, no record of it goes to the DLQ for that."""
     case.fleet.kill_all()

@@ -1,11 +1,14 @@
 """Several workers carry bills at once, are killed and joined by others: both databases are equal to the cent."""
 
+import pytest
+
 from tests.fault.bills.case import BillsCase
 
 BILLS = 80
 STATE_S = 1.5  # of load in each state of the group
 
 
+@pytest.mark.full
 def test_workers_killed_and_joined_during_a_load_leave_both_databases_equal(bills_case: BillsCase) -> None:
     """Two workers; one killed, a third joins, the second killed and back: equal to the cent, and no row differs."""
     workers = bills_case.fleet

@@ -221,6 +221,14 @@ async def _ask_postgres(connection: Any, question: Question) -> float:
     return time.perf_counter() - began
 
 
+async def _round(store: ReadingStore, connection: Any | None, seconds: dict[str, dict[str, list[float]]]) -> None:
+    """Each question of ClickHouse, and of Postgres when there is a connection."""
+    for name, question in questions().items():
+        seconds[name]["clickhouse"].append(await _ask_clickhouse(store, question))
+        if connection is not None:
+            seconds[name]["postgres"].append(await _ask_postgres(connection, question))
+
+
 def _figures(seconds: list[float]) -> dict[str, float]:
     ordered = sorted(seconds)
     p99 = ordered[min(len(ordered) - 1, int(len(ordered) * 0.99))]
@@ -247,10 +255,7 @@ async def _measure(settings: Settings, occurrences: int, tenants: int, rounds: i
                 name: {"clickhouse": [], "postgres": []} for name in questions()
             }
             for number in range(rounds):
-                for name, question in questions().items():
-                    seconds[name]["clickhouse"].append(await _ask_clickhouse(store, question))
-                    if number % POSTGRES_EVERY == 0:
-                        seconds[name]["postgres"].append(await _ask_postgres(asking, question))
+                await _round(store, asking if number % POSTGRES_EVERY == 0 else None, seconds)
             over.set()
             batches = await storm
         finally:

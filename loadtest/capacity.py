@@ -173,7 +173,8 @@ def _count(amount: float) -> int:
 def measured(results: Mapping[str, Any], given: Mapping[str, float]) -> Figures:
     """The figures of a benchmark, with those that are given instead of its own."""
     found = dict(given)
-    edge, worker = results.get("edge", {}), results.get("worker", {})
+    edge, contest = results.get("edge", {}), results.get("contest", {}).get("1024", {}).get("contestants", {})
+    worker, floor = contest.get("afluente", {}), contest.get("floor", {})
     if not {"edge_request_us", "edge_event_us"} <= set(found):
         single, batch = (_edge_rate(edge, name) for name in ("single", "batch_100"))
         # Two measurements, two unknowns: a request of one event, and a hundredth of one and an event.
@@ -181,9 +182,9 @@ def measured(results: Mapping[str, Any], given: Mapping[str, float]) -> Figures:
         found.setdefault("edge_request_us", request)
         found.setdefault("edge_event_us", max(0.0, 1e6 / single - request))
     for name, place, key in (
-        ("worker_event_us", worker, "worker_cpu_us_per_event"),
-        ("worker_events_per_s", worker, "worker_events_per_s"),
-        ("clickhouse_rows_per_s", worker, "floor_events_per_s"),
+        ("worker_event_us", worker, "cpu_us_per_event"),
+        ("worker_events_per_s", worker, "median_events_per_s"),
+        ("clickhouse_rows_per_s", floor, "median_events_per_s"),
     ):
         if name not in found:
             found[name] = _middle(place.get(key), name)

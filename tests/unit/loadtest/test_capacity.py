@@ -115,7 +115,14 @@ def test_figures_come_from_the_results_and_flags_go_before(tmp_path: Path) -> No
     """Two rates of the edge give the cost of a request and of an event; what is missing is named by its flag."""
     results = {
         "edge": {"edge_events_per_s_per_core": {"single": 5_000, "batch_100": 40_000}},
-        "worker": {"worker_cpu_us_per_event": [9, 10, 11], "worker_events_per_s": [1], "floor_events_per_s": [2]},
+        "contest": {
+            "1024": {
+                "contestants": {
+                    "afluente": {"cpu_us_per_event": 10, "median_events_per_s": 1},
+                    "floor": {"median_events_per_s": 2},
+                }
+            }
+        },
     }
     found = measured(results, {})
     assert found.edge_request_us + found.edge_event_us == pytest.approx(200)

@@ -13,7 +13,7 @@ from typing import NamedTuple, Protocol
 from schemas.envelope import Headers
 
 # An insert costs the server as much as thousands of rows, whatever its size: with small batches of many partitions it
-# does nothing else, and all of them wait. Waiting twice as long as the last one was carried took a third off the p50.
+# does little else, and all of them wait.
 LINGER_SHARE = 2.0
 LINGER_S_MAX = 1.0  # also after an outage, when carrying took minutes
 RECORD_OVERHEAD_BYTES = 500  # Python objects around one record (tuple, headers, ints): measured, not its wire size

@@ -31,6 +31,7 @@ DESCRIBE_TIMEOUT_S = 30.0
 # A rebalance waits for us: long enough for an insert on its way, well under the session timeout.
 REVOKE_BUDGET_S = 3.0
 WATCH_S = 10.0  # between two looks whether the topics are still the same ones
+LOOK_TIMEOUT_S = 3.0  # of one look: a process that ends waits for it, and the next look is soon
 NOTHING_COMMITTED = -1
 
 
@@ -89,17 +90,25 @@ class Ownership:
         Offsets begin again then, and Kafka tells a consumer nothing: it reads on at the former position. After the
         restart the partition is read from its beginning, for its local state is of the other topic.
         """
-        while True:
-            await asyncio.sleep(WATCH_S)
-            topics = {tp.topic for tp in self._owned}
-            try:
-                found = await asyncio.to_thread(describe, self._settings.kafka_url, topics) if topics else {}
-            except LookupError as error:
-                log.warning("topics cannot be looked at", error=str(error))
-                continue
-            for topic, topic_id in found.items():
-                if self._loops[topic].topic_id not in {"", topic_id}:
-                    stop_loudly(log, RuntimeError(f"{topic} was deleted and made anew: its offsets begin again"))
+        try:
+            while True:
+                await asyncio.sleep(WATCH_S)
+                await self._compare_topics()
+        except Exception as error:  # noqa: BLE001 - a watch that has ended without a word watches nothing
+            stop_loudly(log, error)
+
+    async def _compare_topics(self) -> None:
+        topics = {tp.topic for tp in self._owned}
+        if not topics:
+            return
+        try:
+            found = await asyncio.to_thread(describe, self._settings.kafka_url, topics, LOOK_TIMEOUT_S)
+        except LookupError as error:
+            log.warning("topics cannot be looked at", error=str(error))
+            return
+        for topic, topic_id in found.items():
+            if self._loops[topic].topic_id not in {"", topic_id}:
+                raise RuntimeError(f"{topic} was deleted and made anew: its offsets begin again")
 
     async def drain(self) -> None:
         """Finish what is in flight, commit it, and give the state files back: the calm end."""
@@ -217,10 +226,10 @@ def resume_at(
     return resume, pending
 
 
-def describe(bootstrap: str, topics: set[str]) -> dict[str, str]:
+def describe(bootstrap: str, topics: set[str], timeout_s: float = DESCRIBE_TIMEOUT_S) -> dict[str, str]:
     """The id of each topic's present incarnation. Raises LookupError for a topic that does not exist."""
     admin = AdminClient({"bootstrap.servers": bootstrap})
-    found = admin.describe_topics(TopicCollection(sorted(topics)), request_timeout=DESCRIBE_TIMEOUT_S)
+    found = admin.describe_topics(TopicCollection(sorted(topics)), request_timeout=timeout_s)
     ids: dict[str, str] = {}
     for name, future in found.items():
         try:

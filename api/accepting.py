@@ -26,7 +26,7 @@ class Listener:
         self._listening = listening
         self._make = make
         self._loop = asyncio.get_running_loop()
-        self._opening: set[asyncio.Task[object]] = set()
+        self._opening: set[asyncio.Task[None]] = set()
         listening.setblocking(False)
         listening.listen(backlog)
         self._loop.add_reader(listening, self._accept)
@@ -55,10 +55,17 @@ class Listener:
                 self._loop.remove_reader(self._listening)
                 self._loop.call_later(PAUSE_S, self._go_on)
                 return
-            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            opening = self._loop.create_task(self._loop.connect_accepted_socket(self._make, connection))
+            opening = self._loop.create_task(self._open(connection))
             self._opening.add(opening)
             opening.add_done_callback(self._opening.discard)
+
+    async def _open(self, connection: socket.socket) -> None:
+        try:
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            await self._loop.connect_accepted_socket(self._make, connection)
+        except OSError as error:  # it was gone before it was ours
+            log.debug("a connection did not open", error=str(error))
+            connection.close()
 
     def _go_on(self) -> None:
         if self._listening.fileno() >= 0:

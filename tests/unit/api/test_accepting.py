@@ -5,6 +5,7 @@ import contextlib
 import os
 import resource
 import socket
+import struct
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 
@@ -78,6 +79,16 @@ async def test_all_who_wait_are_let_in_within_a_few_turns() -> None:
             loop.call_soon(turned.set_result, None)
             await turned
         assert len(site.made) == len(site.clients)
+
+
+async def test_who_leaves_before_its_turn_harms_nobody() -> None:
+    """A client that resets its connection while it waits is gone, and the next one is let in."""
+    async with listening() as site:
+        gone = socket.create_connection(site.address)
+        gone.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        gone.close()
+        site.connect(1)
+        await site.until(1)
 
 
 async def test_closed_it_refuses() -> None:

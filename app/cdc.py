@@ -26,6 +26,7 @@ TIME_MS_MAX: Final = 10_413_792_000_000  # the year 2300, where DateTime64 ends
 UNAVAILABLE: Final = "__debezium_unavailable_value"  # of a TOASTed column that an update did not touch
 NO_SNAPSHOT: Final = (None, False, "false")
 KEY_TYPES: Final = (str, int)
+SEQUENCE_CHARACTERS_MAX: Final = 64  # two LSNs of 20 digits, in quotes
 SEQUENCES_CACHED: Final = 1_024  # a snapshot's reads all have the same
 
 CREATE: Final = "c"
@@ -218,6 +219,8 @@ def _places(source: Mapping[str, Any]) -> tuple[int, int]:
         lsn = _whole(source, "lsn")
         return lsn, lsn
     try:
+        if len(text) > SEQUENCE_CHARACTERS_MAX:
+            raise ValueError
         committed, own = _sequence(text)
     except (TypeError, ValueError):
         raise Poison("not_a_change", "source.sequence is no pair of LSNs") from None

@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal, InvalidOperation
 from functools import lru_cache
 from operator import itemgetter
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeVar
 
 from app.errors import Poison
 from schemas.bills import BILLS as BILLS_TABLE
@@ -21,9 +21,13 @@ from schemas.bills import OCCURRENCES as OCCURRENCES_TABLE
 EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 MICROSECOND: Final = timedelta(microseconds=1)
 CACHED: Final = 4_096  # installments have equal amounts, rows of one transaction equal times
+CACHED_CHARACTERS_MAX: Final = 40  # of such a text, with room
 LONG_MAX: Final = (1 << 63) - 1
 CENT: Final = Decimal(1).scaleb(-MONEY_DECIMALS)
 _UUID: Final = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+
+
+T = TypeVar("T")
 
 
 class Kind(NamedTuple):
@@ -59,11 +63,22 @@ def _version(value: Any) -> int:
     return 0 if value is None else _whole(LONG_MAX)(value)
 
 
-@lru_cache(maxsize=CACHED)
-def _money(value: Any) -> Decimal:
+def _remembered(read_text: Callable[[str], T]) -> Callable[[Any], T]:
+    """A reading of text that keeps what it read last. Long texts are not kept: a column may be widened to megabytes."""
+    kept = lru_cache(maxsize=CACHED)(read_text)
+
+    def read_value(value: Any) -> T:
+        text = _text(value)
+        return kept(text) if len(text) <= CACHED_CHARACTERS_MAX else read_text(text)
+
+    return read_value
+
+
+@_remembered
+def _money(text: str) -> Decimal:
     """Text alone: a float has lost the cents before it comes here. More decimals are refused, zeros excepted."""
     try:
-        amount = Decimal(_text(value))
+        amount = Decimal(text)
         exact = amount.quantize(CENT)
     except InvalidOperation:
         raise ValueError from None
@@ -72,10 +87,10 @@ def _money(value: Any) -> Decimal:
     return exact
 
 
-@lru_cache(maxsize=CACHED)
-def _time(value: Any) -> int:
+@_remembered
+def _time(text: str) -> int:
     """Microseconds since 1970, from ISO 8601 text with its zone."""
-    found = datetime.fromisoformat(_text(value))
+    found = datetime.fromisoformat(text)
     if found.tzinfo is None or not YEAR_MIN <= found.year <= YEAR_MAX:
         raise ValueError
     return (found - EPOCH) // MICROSECOND

@@ -50,6 +50,7 @@ POISON = [
     ("not_a_change", moved(sequence=None, lsn=True)),
     ("not_a_change", moved(sequence=None, lsn=1.0)),
     ("not_a_change", moved(sequence='["1"]')),
+    ("not_a_change", moved(sequence='["1","2"' + " " * 100 + "]")),
     ("not_a_change", moved(sequence='["1","x"]')),
     ("not_a_change", moved(sequence=7)),
     ("not_a_change", moved(sequence='["-9","-8"]')),

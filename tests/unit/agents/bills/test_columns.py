@@ -120,3 +120,11 @@ def test_a_former_row_is_read_as_any_other(changes: dict[str, Any]) -> None:
         assert (caught.value.reason, caught.value.detail) == (poison.reason, poison.detail)
     else:
         assert columns.read_former(BILLS, former, now, read) == expected
+
+
+@pytest.mark.parametrize("zeros", [1, 38, 2_000])
+def test_a_long_text_is_read_as_a_short_one(zeros: int) -> None:
+    """What is too long to be kept is read all the same, with the same result."""
+    row = columns.read(BILLS, bill(ID, amount=f"12.50{'0' * zeros}", created_at=f"2026-11-25T01:02:03.5{'0' * zeros}Z"))
+    assert row["amount"] == Decimal("12.50")
+    assert row["created_at"] == columns.read(BILLS, bill(ID, created_at="2026-11-25T01:02:03.5Z"))["created_at"]

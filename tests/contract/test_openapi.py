@@ -22,15 +22,8 @@ from tests.support.edge_parts import Parts, new_tenant
 @pytest.fixture(scope="module")
 def parts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Parts]:
     running = Parts(Path(tmp_path_factory.mktemp("contract")))
-    try:
-        running.start_kafka()
-        running.start_postgres()
-        running.start_clickhouse()
-        running.start_edge()
-        running.wait_ready()
+    with running.all_running():
         yield running
-    finally:
-        running.stop_all()
 
 
 @pytest.fixture(scope="module")

@@ -37,15 +37,8 @@ def parts(tmp_path_factory: pytest.TempPathFactory, collector: str) -> Iterator[
         "OTEL_BSP_SCHEDULE_DELAY": "200",
     }
     running = Parts(Path(tmp_path_factory.mktemp("edge")), **environ)
-    try:
-        running.start_kafka()
-        running.start_postgres()
-        running.start_clickhouse()
-        running.start_edge()
-        running.wait_ready()
+    with running.all_running():
         yield running
-    finally:
-        running.stop_all()
 
 
 @pytest.fixture(scope="module")

@@ -39,15 +39,8 @@ def parts(tmp_path_factory: pytest.TempPathFactory, canaries: Canaries) -> Itera
         )
         for role in ("postgres_url", "postgres_owner_url", "postgres_cdc_url"):
             canaries.add(role, password_of(getattr(running.settings, role).get_secret_value()))
-        try:
-            running.start_kafka()
-            running.start_postgres()
-            running.start_clickhouse()
-            running.start_edge()
-            running.wait_ready()
+        with running.all_running():
             yield running
-        finally:
-            running.stop_all()
 
 
 @pytest.fixture(scope="package")

@@ -8,9 +8,10 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import asyncpg
 import httpx
@@ -62,6 +63,19 @@ class Parts:
     @property
     def edge_url(self) -> str:
         return f"http://127.0.0.1:{self.settings.edge_port}"
+
+    @contextmanager
+    def all_running(self) -> Iterator[Self]:
+        """Kafka, Postgres, ClickHouse and a ready edge, until the block is over."""
+        try:
+            self.start_kafka()
+            self.start_postgres()
+            self.start_clickhouse()
+            self.start_edge()
+            self.wait_ready()
+            yield self
+        finally:
+            self.stop_all()
 
     def start_kafka(self, *, topics: bool = True) -> None:
         kafka.prepare(self.home, self.settings)

@@ -170,7 +170,7 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """The short form leaves out what is marked `full`; its rows stay as the latest full form wrote them."""
+    """The short form leaves out what is marked `full`; its rows stay as an earlier run wrote them."""
     left = [] if cases.FULL else [item for item in items if item.get_closest_marker("full")]
     config.stash[LEFT_OUT] = left
     if left:

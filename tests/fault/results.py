@@ -152,7 +152,7 @@ def markdown(document: Mapping[str, Any]) -> str:
 def _conditions(found: Mapping[str, Any]) -> str:
     form = f"{found['form']} form, {'one whole run' if found['whole_run'] else 'several runs'}"
     kept = found.get("kept") or []
-    older = f" From the latest full form: {', '.join(kept)}." if kept else ""
+    older = f" From earlier runs, since the short form leaves them out: {', '.join(kept)}." if kept else ""
     return (
         f"Run of {found['date']}: {form}, {found['seconds']} s, {found['cores']} cores, {found['memory_gib']} GiB, "
         f"load {found['load_at_end']}, {found['system']}, Python {found['python']}. All parts on that one machine."

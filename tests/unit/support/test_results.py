@@ -38,4 +38,4 @@ def test_a_whole_run_starts_anew_but_for_what_its_form_leaves_out(tmp_path: Path
     written(path, Row("a/short", "", "", RIGHT), whole=True, left_out={"a/long"})
     assert verdicts(path) == {"a/long": RIGHT, "a/short": RIGHT}
     assert read(path)["mutants"] == [{"id": "m", "caught_by": ["a/long"]}]
-    assert "From the latest full form: a/long." in markdown(read(path))
+    assert "From earlier runs, since the short form leaves them out: a/long." in markdown(read(path))

@@ -15,6 +15,7 @@ import structlog
 from api.errors import Refusal, unavailable
 from app.audit import Connection
 from app.credentials import Credential, Pool
+from app.postgres import GONE
 
 POOL_MAX: Final = 8  # connections an edge; a transaction holds one for some 10 ms
 CONNECT_S: Final = 1.0
@@ -32,8 +33,7 @@ _SESSION: Final = {
 }
 # Postgres is away, ending, full or read-only: it may be back soon. Anything else is a fault of ours.
 _AWAY: Final = (
-    OSError,
-    asyncpg.InterfaceError,
+    *GONE,
     asyncpg.PostgresConnectionError,
     asyncpg.OperatorInterventionError,
     asyncpg.InsufficientResourcesError,

@@ -20,6 +20,7 @@ import asyncpg
 import structlog
 
 from app import audit
+from app.postgres import GONE
 from app.sealing import Sealer, Unsealable
 from app.telemetry import metrics
 
@@ -127,7 +128,7 @@ class _Cache(Generic[V]):
         if now >= self._away_until:
             try:
                 return await self._ask_once(wanted, ask)
-            except (TimeoutError, OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+            except (*GONE, asyncpg.PostgresError) as error:
                 self._away_until = self._clock() + AWAY_PAUSE_S
                 log.warning("postgres does not answer a lookup", error=type(error).__name__)
         if entry is not None and entry[1] is not None and now - entry[0] < STALE_S:

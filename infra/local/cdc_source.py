@@ -11,6 +11,7 @@ import asyncpg
 from aiokafka.partitioner import murmur2
 from asyncpg import Connection
 
+from app.postgres import GONE
 from app.settings import Settings
 from infra.local.faults import Fault
 
@@ -93,7 +94,7 @@ async def connected(settings: Settings) -> AsyncIterator["Connection[Any]"]:
             "Postgres does not let the role of AFLUENTE_POSTGRES_CDC_URL in.\n"
             "It is made with the cluster (infra/postgres/init); for an older cluster docs/cdc.md has the two lines."
         ) from None
-    except (OSError, TimeoutError, asyncpg.PostgresError) as error:
+    except (*GONE, asyncpg.PostgresError) as error:
         raise Fault(f"Postgres does not answer ({type(error).__name__}); `./afluente status` tells.") from None
     try:
         yield connection

@@ -38,7 +38,7 @@ def carry_out(work: Coroutine[Any, Any, T]) -> T:
         raise Fault(f"Kafka or Postgres does not answer ({error or type(error).__name__}); is the stack up?") from None
     except asyncpg.UndefinedTableError:
         raise Fault("The table dlq_actions is missing: run `./afluente migrate`.") from None
-    except (asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+    except (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError) as error:
         raise Fault(f"Postgres: {type(error).__name__}: {error}") from None
     except (ClickHouseError, Backpressure, aiohttp.ClientError) as error:
         raise Fault(f"ClickHouse does not answer: {str(error)[:500]}") from None

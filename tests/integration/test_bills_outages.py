@@ -17,7 +17,7 @@ from api.tenant_store import ANSWER_S, POOL_MAX
 from tests.support.bills import PLAIN, made, opened, parts_of
 from tests.support.edge_parts import Parts, new_tenant, problem, wait_for
 from tests.support.edges import Edge
-from tests.support.proxy import Proxy
+from tests.support.proxy import Fault, Proxy
 from tests.support.standby import Standby, family
 
 SLACK_S = 3.0  # key lookup and a machine that is busy with other things
@@ -140,6 +140,37 @@ def test_a_frozen_primary_that_is_replaced_costs_one_deadline(parts: Parts, tena
         edge.kill()
         standby.leave()
         address.close()
+
+
+def test_last_words_of_a_server_are_an_outage(parts: Parts, tenant: dict[str, str]) -> None:
+    """Connections ended by Postgres whose end is not heard: 503 or an answer for each request, never a 500, then well."""
+    address = Proxy(parts.settings.postgres_port)
+    url = parts.settings.postgres_url.get_secret_value()
+    moved = url.replace(f":{parts.settings.postgres_port}/", f":{address.port}/")
+    environ = {**os.environ, **parts.environ, "AFLUENTE_POSTGRES_URL": moved, "AFLUENTE_CREDENTIAL_CACHE_S": "0"}
+    edge = Edge(environ, parts.home.root / "third-edge.log").await_ready()
+    client = httpx.Client(base_url=edge.url, headers={"X-App-Key": tenant["app_key"]}, timeout=20)
+    try:
+        wait_for(lambda: client.get("/bills").status_code == 200, "bills are there")
+        with address.broken(Fault(keep_open=True)):
+            assert _end_connections(parts) >= 2  # of rows and of keys
+            found = [client.get("/bills").status_code for _ in range(2 * POOL_MAX)]
+        assert set(found) <= {200, 503}
+        assert 503 in found
+        wait_for(lambda: client.get("/bills").status_code == 200, "bills are back")
+    finally:
+        edge.kill()
+        address.close()
+
+
+def _end_connections(parts: Parts) -> int:
+    """End every idle connection as pg_terminate_backend does; how many there were."""
+    children = psutil.Process(parts.processes["postgres"].pid).children(recursive=True)
+    idle = [child for child in children if child.cmdline()[0].endswith(" idle")]
+    for one in idle:
+        one.terminate()
+    psutil.wait_procs(idle, timeout=SLACK_S)
+    return len(idle)
 
 
 def _taken(answer: httpx.Response) -> httpx.Response | None:

@@ -15,6 +15,7 @@ from typing import Any
 
 import asyncpg
 
+from app.postgres import GONE
 from tests.support.children import READY_S, poll
 
 PAUSE_S = 0.04  # 20 transactions of some 8 rows a second: work for each part, and time to look in between
@@ -66,13 +67,14 @@ class Load:
         self._rows: dict[uuid.UUID, list[uuid.UUID]] = {one: [] for one in self._tenants}
         self._done = threading.Event()
         self._inside = threading.Event()
+        self._failure: BaseException | None = None
         self.ledger = Ledger()
 
     @contextmanager
     def flowing(self) -> Iterator["Load"]:
         """Write while the body runs, beginning with something that is there."""
         self._done.clear()
-        thread = threading.Thread(target=lambda: asyncio.run(self._run()))
+        thread = threading.Thread(target=self._work)
         thread.start()
         try:
             self.await_more(5)
@@ -84,17 +86,25 @@ class Load:
     def await_more(self, transactions: int) -> None:
         """Until so many more were confirmed."""
         wanted = self.ledger.transactions + transactions
-        poll(lambda: self.ledger.transactions >= wanted, f"{transactions} more transactions")
+        poll(lambda: self._failure or self.ledger.transactions >= wanted, f"{transactions} more transactions")
+        if self._failure is not None:
+            raise AssertionError("the writer of the load has ended") from self._failure
 
     def await_inside(self) -> None:
         """Until a transaction is under way: the moment to kill."""
         assert self._inside.wait(READY_S)
 
+    def _work(self) -> None:
+        try:
+            asyncio.run(self._run())
+        except BaseException as error:  # noqa: BLE001 - told by whoever waits for this load
+            self._failure = error
+
     async def _run(self) -> None:
         connection: asyncpg.Connection[Any] | None = None
         while not self._done.is_set():
             if connection is None or connection.is_closed():
-                with contextlib.suppress(OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
+                with contextlib.suppress(*GONE, asyncpg.PostgresError):
                     connection = await asyncpg.connect(self._url(), timeout=CONNECT_S, command_timeout=COMMAND_S)
                 if connection is None or connection.is_closed():
                     await asyncio.sleep(RETRY_S)
@@ -121,7 +131,7 @@ class Load:
                 await connection.execute(MOVE, tenant, known[3:5], self._chance.randint(-60, 60))
                 for one in taken:
                     await connection.execute(DELETE, tenant, one)
-        except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
+        except (*GONE, asyncpg.PostgresError):
             self.ledger.in_doubt(made, lost)
             connection.terminate()
         else:

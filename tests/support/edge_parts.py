@@ -20,7 +20,7 @@ from confluent_kafka.admin import AdminClient, NewTopic
 
 from app.migrate import SCHEMAS, migrate_postgres, read_migrations, render
 from app.settings import Settings
-from infra.local import kafka, postgres
+from infra.local import jars, kafka, postgres
 from infra.local.environment import load_settings, write_env_file
 from infra.local.home import ROOT, Home
 from infra.local.launch import Launch
@@ -78,6 +78,7 @@ class Parts:
             self.stop_all()
 
     def start_kafka(self, *, topics: bool = True) -> None:
+        jars.ensure("kafka")
         kafka.prepare(self.home, self.settings)
         self._start("kafka", kafka.launch(self.home, self.settings))
         wait_for(lambda: asyncio.run(kafka.probe(self.settings)), "Kafka answers")

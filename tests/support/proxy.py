@@ -39,6 +39,7 @@ class Fault:
     refuse: bool = False  # new connections are reset
     cut_after_bytes: int = 0  # 0: never
     drop_answers: bool = False
+    keep_open: bool = False  # a side that says goodbye is not heard: the other finds out by itself
 
 
 WELL = Fault()
@@ -171,6 +172,8 @@ class Proxy:
                 wander = self._random.uniform(-fault.jitter_s, fault.jitter_s)
                 await asyncio.sleep(max(0.0, fault.latency_s + wander))
             await self._write(writer, chunk, fault)
+        while self._fault.keep_open:  # noqa: ASYNC110 - set by a thread
+            await asyncio.sleep(LOOK_S)
         # One side says goodbye: the other hears it once what is on the way has arrived.
         if writer.can_write_eof():
             with contextlib.suppress(OSError):

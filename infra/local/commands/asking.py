@@ -7,6 +7,7 @@ from typing import TypeVar
 import asyncpg
 
 from app.credentials import ADMIN_TIMEOUT_S, Credentials, Refused, connect
+from app.postgres import GONE
 from app.settings import Settings
 from infra.local.faults import Fault
 
@@ -29,7 +30,7 @@ def with_credentials(ask: Callable[[Credentials], Awaitable[T]]) -> T:
         return asyncio.run(run())
     except asyncpg.UndefinedTableError:
         raise Fault("the tables are missing; run `./afluente migrate`") from None
-    except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+    except (*GONE, asyncpg.PostgresError) as error:
         text = f"Postgres does not answer ({type(error).__name__}); is the stack up? `./afluente status` tells"
         raise Fault(text) from None
     except (Refused, ValueError) as error:

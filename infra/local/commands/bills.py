@@ -6,6 +6,7 @@ from typing import Final
 import asyncpg
 import typer
 
+from app.postgres import GONE
 from app.settings import Settings
 from infra.local.faults import Fault
 from infra.local.terminal import AsJson, out, print_json
@@ -42,7 +43,7 @@ def overdue(json: AsJson = False) -> None:
         turned = asyncio.run(run())
     except asyncpg.UndefinedFunctionError:
         raise Fault("the tables are missing; run `./afluente migrate`") from None
-    except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+    except (*GONE, asyncpg.PostgresError) as error:
         text = f"Postgres does not answer ({type(error).__name__}); is the stack up? `./afluente status` tells"
         raise Fault(text) from None
     if json:

@@ -9,7 +9,7 @@ import shutil
 import struct
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any
@@ -18,6 +18,7 @@ import faust
 from rocksdict import WriteBatch
 
 from app import failpoints, source
+from app.absence import Absence
 from app.batch import TP
 from app.dlq import SOURCE_OFFSET, SOURCE_PARTITION, SOURCE_TOPIC, SOURCE_TOPIC_ID
 from schemas.envelope import Headers
@@ -37,6 +38,8 @@ WRITE_BUFFER_BYTES = 8 << 20
 WRITE_BUFFERS = 2
 OPEN_FILES_MAX = 64
 BLOOM_BITS = 10  # 1 % false positives: a new id almost never reads the disk
+
+PIECE_BYTES = 256 << 10  # of ids read from the table at once: some milliseconds of the interpreter
 
 HOUR_S = 3600
 
@@ -120,7 +123,9 @@ class Seen(faust.Table[bytes, bytes]):
             },
         )
         self.window_s = declared.window_hours * HOUR_S
-        self._oldest: dict[int, bytes] = {}  # the first batch still in the window, so that a scan passes no tombstones
+        # The first batch still in the window and its time: a scan passes no tombstones, and looks when it is due.
+        self._oldest: dict[int, tuple[bytes, int]] = {}
+        self.absence = Absence(self._ids, self._about)
 
     def _database(self, partition: int) -> Any:
         # Faust's store gives no access to a batch, so it is asked for the database behind it.
@@ -132,8 +137,11 @@ class Seen(faust.Table[bytes, bytes]):
 
     def known(self, partition: int, keys: Sequence[bytes]) -> dict[bytes, int]:
         """The first offset of those keys that the table has."""
-        found = self._database(partition).get(list(keys))
-        return {key: OFFSET.unpack_from(raw)[0] for key, raw in zip(keys, found, strict=True) if raw is not None}
+        asked = list(self.absence.perhaps(partition, keys))
+        if not asked:
+            return {}
+        found = self._database(partition).get(asked)
+        return {key: OFFSET.unpack_from(raw)[0] for key, raw in zip(asked, found, strict=True) if raw is not None}
 
     def applied(self, partition: int) -> Applied | None:
         return Applied.decode(self._database(partition).get(APPLIED_KEY))
@@ -143,28 +151,51 @@ class Seen(faust.Table[bytes, bytes]):
         now_s = int(time.time())
         writes = WriteBatch(raw_mode=True)
         self._expire(partition, writes, now_s - self.window_s)
-        for key, offset in fresh.items():
-            writes.put(key, OFFSET.pack(offset))
+        for key in sorted(fresh):  # neighbours in the memtable, too: a third off a write
+            writes.put(key, OFFSET.pack(fresh[key]))
         if fresh:
-            writes.put(BATCH_PREFIX + OFFSET.pack(applied.offset), SECONDS.pack(now_s) + b"".join(fresh))
+            ids = b"".join(fresh)
+            writes.put(BATCH_PREFIX + OFFSET.pack(applied.offset), SECONDS.pack(now_s) + ids)
+            self.absence.add(partition, ids)
         writes.put(APPLIED_KEY, applied.encode())
         self._database(partition).write(writes)
 
     def _expire(self, partition: int, writes: WriteBatch, before_s: int) -> None:
         """Delete the ids of the oldest batches that were remembered before that time."""
-        expired = 0
-        for key, entry in self._database(partition).items(from_key=self._oldest.get(partition, BATCH_PREFIX)):
-            if not key.startswith(BATCH_PREFIX):
-                return
-            if len(key) != BATCH_KEY_BYTES:
-                continue
-            self._oldest[partition] = key
+        first, since_s = self._oldest.get(partition, (BATCH_PREFIX, 0))
+        if since_s >= before_s:
+            return
+        for expired, (key, entry) in enumerate(self._batches(partition, first)):
+            self._oldest[partition] = key, SECONDS.unpack_from(entry)[0]
             if expired == EXPIRED_BATCHES_MAX or SECONDS.unpack_from(entry)[0] >= before_s:
                 return
             for at in range(SECONDS.size, len(entry), KEY_BYTES):
                 writes.delete(entry[at : at + KEY_BYTES])
             writes.delete(key)
-            expired += 1
+            self.absence.remove(partition, len(entry) // KEY_BYTES)
+
+    def _batches(self, partition: int, first: bytes = BATCH_PREFIX) -> Iterator[tuple[bytes, bytes]]:
+        """Each batch in the window, from that key on: its key, and its time with the ids behind it."""
+        for key, entry in self._database(partition).items(from_key=first):
+            if not key.startswith(BATCH_PREFIX):
+                return
+            if len(key) == BATCH_KEY_BYTES:
+                yield key, entry
+
+    def _ids(self, partition: int) -> Iterator[bytes]:
+        """All ids of the table, joined to pieces. They are read from the batches: one entry for thousands."""
+        pieces, size = [], 0
+        for _, entry in self._batches(partition):
+            pieces.append(entry[SECONDS.size :])
+            size += len(entry)
+            if size >= PIECE_BYTES:
+                yield b"".join(pieces)
+                pieces, size = [], 0
+        yield b"".join(pieces)
+
+    def _about(self, partition: int) -> int:
+        """How many ids the table has, roughly."""
+        return int(self._database(partition).property_int_value("rocksdb.estimate-num-keys") or 0)
 
     def forget(self, partition: int) -> None:
         """Delete the partition's state: it belongs to another incarnation of the topic."""
@@ -173,6 +204,7 @@ class Seen(faust.Table[bytes, bytes]):
 
     def release(self, partition: int) -> None:
         """Close the partition's database, so that another worker on this machine may open it."""
+        self.absence.drop(partition)
         self._oldest.pop(partition, None)
         database = self._store_of._dbs.pop(partition, None)  # noqa: SLF001
         if database is not None:

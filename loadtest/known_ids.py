@@ -13,6 +13,7 @@ from schemas.topics import TRACKING_COLLECTED
 
 CHUNK_IDS = 25_000  # of one "remember": a batch as the loop makes it
 BEFORE_FIRST = -1
+FAR = 1 << 40  # an offset that the run does not reach: each batch has a place of its own
 
 
 def main() -> None:
@@ -25,10 +26,12 @@ def main() -> None:
     worker.app.conf.tabledir.mkdir(parents=True, exist_ok=True)
     for partition in range(TRACKING_COLLECTED.partitions):
         left = count // TRACKING_COLLECTED.partitions
+        place = FAR
         while left > 0:
             ids = [os.urandom(KEY_BYTES) for _ in range(min(CHUNK_IDS, left))]
-            table.remember(partition, dict.fromkeys(ids, 0), Applied(incarnation, BEFORE_FIRST))
-            left -= len(ids)
+            table.remember(partition, dict.fromkeys(ids, 0), Applied(incarnation, place))
+            left, place = left - len(ids), place + 1
+        table.remember(partition, {}, Applied(incarnation, BEFORE_FIRST))
         table.release(partition)
 
 

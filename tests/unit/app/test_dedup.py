@@ -1,5 +1,6 @@
 """Laws of deduplication: one carrier an event id, the same one after every crash, and never across tenants."""
 
+import random
 import shutil
 import struct
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -238,6 +239,24 @@ async def test_ids_leave_after_the_window(seen: Seen) -> None:
     seen.remember(0, {}, Applied("id", 4))
     assert seen.known(0, KEYS) == {}
     assert sorted(seen._database(0).keys()) == [APPLIED_KEY]
+
+
+async def test_filters_change_no_answer(seen: Seen) -> None:
+    """With the filter of ids made, grown, lost at a restart and made again, the table knows exactly what it has."""
+    chance, table = random.Random(3), dict[bytes, int]()
+    for number in range(60):
+        keys = [event_key(b"t", str(chance.randrange(400_000)).encode()) for _ in range(5_000)]
+        known = seen.known(0, keys)
+        assert known == {key: table[key] for key in keys if key in table}
+        fresh = {key: number for key in keys if key not in known}
+        seen.remember(0, fresh, Applied("id", number))
+        table |= fresh
+        if number % 7 == 0:
+            assert seen.absence.settle(0)
+        if number % 20 == 19:
+            seen.release(0)
+    assert seen.absence.settle(0)
+    assert seen.known(0, list(table)) == table
 
 
 def recovered(seen: Seen, home: Path, cut_bytes: int) -> tuple[dict[bytes, int], Applied | None]:

@@ -10,6 +10,7 @@ import fcntl
 import re
 import shutil
 import tempfile
+import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -132,6 +133,8 @@ class Engine:
             self._anchor = connect(self._url)  # the engine lives as long as one connection is open
         except ENGINE_ERRORS as error:
             raise ValueError(f"the ClickHouse engine cannot open {folder}: {error}") from error
+        self._counters = connect(self._url)
+        self._asking = threading.Lock()  # a connection is for one thread at a time
         row = self.execute(b"SELECT version(), timezone()", {}, "").body.decode().rstrip("\n")
         self.version, self.timezone = row.split("\t")
 
@@ -172,8 +175,14 @@ class Engine:
 
     def write_faults(self) -> int:
         """How often the engine failed to write since it was opened."""
-        sql = f"SELECT sum(value) FROM system.errors WHERE code IN ({_WRITE_FAULTS})"  # nosec B608 # noqa: S608
-        return int(self.execute(sql.encode(), {}, "default").body)
+        # Asked twice an insert: on a connection that stays, and added up here, it takes half the time.
+        sql = f"SELECT value FROM system.errors WHERE code IN ({_WRITE_FAULTS})"  # nosec B608 # noqa: S608
+        with self._asking:
+            try:
+                found = self._counters.query(sql, "TSV").bytes()
+            except ENGINE_ERRORS as error:
+                raise self.failure(error) from None
+        return sum(map(int, found.split()))
 
     def last_write_fault(self) -> str:
         """The last such error as the engine would tell it."""
@@ -216,6 +225,7 @@ class Engine:
 
     def close(self) -> None:
         """Flush and let go of the data folder."""
+        self._counters.close()
         self._anchor.close()
         self._lock.close()
 

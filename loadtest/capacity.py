@@ -51,11 +51,12 @@ class Figures:
     replicas: int = 3
     retention_hours: float = 168
     batch_rows: float = 50_000  # AFLUENTE_BATCH_ROWS_MAX
+    batch_bytes: float = 16 << 20  # AFLUENTE_BATCH_BYTES_MAX
     node_parts_per_s: float = 20  # new parts of a table a node merges away without falling behind
     window_hours: float = 72  # AFLUENTE_DEDUPE_WINDOW_HOURS
     id_bytes: float = 48  # of a known id on disk: key 16, offset 8, index of its batch 16, filter and blocks
     worker_disk_bytes: float = 500 * GIGA  # for the state of one worker
-    rebuild_ids_per_s: float = 500_000  # a worker that lost its disk reads the ids of its partitions anew
+    rebuild_ids_per_s: float = 100_000  # measured, of records of 1 KB: a worker that lost its disk reads the ids of its partitions anew
     rebuild_s_max: float = 3_600  # how long those partitions may stand still
     session_s: float = 10  # AFLUENTE_SESSION_TIMEOUT_S: until the group notices a dead worker
 
@@ -156,8 +157,9 @@ def _brokers(wire: float, given: Figures) -> tuple[int, float]:
 
 def _linger(rate: float, partitions: int, nodes: int, given: Figures) -> tuple[int, float]:
     """The shortest linger with which ClickHouse keeps up, and the inserts a second that it leads to."""
+    rows = min(given.batch_rows, given.batch_bytes / (given.event_bytes + given.record_extra_bytes))
     for linger_ms in LINGERS_MS:
-        inserts = min(rate, max(rate / given.batch_rows, partitions * 1_000 / linger_ms))
+        inserts = min(rate, max(rate / rows, partitions * 1_000 / linger_ms))
         if inserts <= nodes * given.node_parts_per_s:
             break
     return linger_ms, inserts

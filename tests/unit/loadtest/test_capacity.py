@@ -103,7 +103,7 @@ def test_units_by_hand() -> None:
     assert found.partitions == 8
     assert found.kafka_bytes == pytest.approx(100_000 * 1_224 * 0.5 * 3 * 168 * 3_600)
     assert found.state_bytes == pytest.approx(100_000 * 72 * 3_600 * 48)
-    assert found.rebuild_s == pytest.approx(10 + 100_000 * 72 * 3_600 / 3 / 500_000)
+    assert found.rebuild_s == pytest.approx(10 + 100_000 * 72 * 3_600 / 3 / 100_000)
 
 
 def test_batches_make_requests_cheap() -> None:

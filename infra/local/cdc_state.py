@@ -111,7 +111,7 @@ def progress_of(offset: Mapping[str, Any]) -> Progress | None:
 
 
 def _java_uuids(text: str) -> tuple[str, ...]:
-    """The UUIDs of a key as Debezium keeps it: a Java array, in hexadecimal digits. None when it is something else."""
+    """The UUIDs of a key as Debezium keeps it: a Java array, in hexadecimal digits; none of something else."""
     try:
         found = JAVA_UUID.findall(bytes.fromhex(text))
     except ValueError:

@@ -1,5 +1,6 @@
 """Verdicts of change data capture, its heartbeats, its orders, and what is shown of a failure."""
 
+import json
 import uuid
 from dataclasses import replace
 from typing import Any
@@ -18,9 +19,8 @@ from infra.local.lag import STUCK_AFTER_S, PartitionLag, judged
 
 RUNNING = Connector("RUNNING", (Task(0, "RUNNING"),))
 SLOT = Slot(True, "reserved", "", confirmed=900, restart=800, now=1000, safe_bytes=10_000)
-COLLECTIONS = (
-    '[{"incremental_snapshot_collections_id":"public.bills","incremental_snapshot_collections_additional_condition":null},'
-    '{"incremental_snapshot_collections_id":"public.bill_occurrences"}]'
+COLLECTIONS = json.dumps(
+    [{"incremental_snapshot_collections_id": table} for table in ("public.bills", "public.bill_occurrences")]
 )
 # As Debezium 3.3.1 wrote it: two java.util.UUID in an Object[].
 KEY = (

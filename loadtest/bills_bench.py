@@ -185,11 +185,11 @@ def _stretch(what: str, measure: Callable[[], int], over: Callable[[int], bool],
 
 
 def connected(stack: Stack, what: str, wanted: int) -> dict[str, Any]:
-    """Connect started, no worker: until the topic has grown by so many records."""
+    """Connect started, no worker: until the topic has grown by so many records, from the first that are no beats."""
     base = _records(stack.settings)
     with ThreadPoolExecutor(1) as starter:
         up = starter.submit(stack.up, ["connect"])
-        while stack.records()["connect"].pid is None or not _records(stack.settings) - base:
+        while stack.records()["connect"].pid is None or _records(stack.settings) - base < HEARTBEATS_LEFT:
             if up.done():
                 up.result()
             time.sleep(POLL_S)

@@ -56,7 +56,7 @@ class Figures:
     window_hours: float = 72  # AFLUENTE_DEDUPE_WINDOW_HOURS
     id_bytes: float = 48  # of a known id on disk: key 16, offset 8, index of its batch 16, filter and blocks
     worker_disk_bytes: float = 500 * GIGA  # for the state of one worker
-    rebuild_ids_per_s: float = 100_000  # measured, of records of 1 KB: a worker that lost its disk reads the ids of its partitions anew
+    rebuild_ids_per_s: float = 100_000  # measured: a worker that lost its disk reads its partitions anew, 1 KB an id
     rebuild_s_max: float = 3_600  # how long those partitions may stand still
     session_s: float = 10  # AFLUENTE_SESSION_TIMEOUT_S: until the group notices a dead worker
 

@@ -1,7 +1,6 @@
 """What `./afluente cdc` does: apply the connector, ask for a snapshot, mend a lost slot. Each may be run again."""
 
 import asyncio
-import json
 import time
 import uuid
 from collections.abc import Callable, Sequence
@@ -12,7 +11,7 @@ import asyncpg
 
 from app.settings import Settings
 from infra.local import cdc_source as source
-from infra.local.cdc_state import Report, definition, is_snapshotting, report
+from infra.local.cdc_state import Report, definition, progress_of, report
 from infra.local.connectors import Connectors
 from infra.local.faults import Fault
 from infra.local.topics import REQUEST_TIMEOUT_S, admin_client
@@ -21,8 +20,6 @@ POLL_S: Final = 0.5
 RUNNING_TIMEOUT_S: Final = 90.0  # a task connects, validates and makes its slot: 2 s on an idle machine
 NOTICE_TIMEOUT_S: Final = 10.0  # Debezium asks for its slot every 2 s
 RESTARTS_MAX: Final = 3  # of a task that fails while a slot is mended
-SNAPSHOT_MODE: Final = "snapshot.mode"
-NEVER_AGAIN: Final = "no_data"
 CONDITION_CHARS_MAX: Final = 2_000
 
 Tell = Callable[[str], None]
@@ -35,6 +32,7 @@ class Applied:
     changed: bool
     heartbeats_added: int
     heartbeats_removed: int
+    snapshot_ordered: tuple[str, ...]  # tables whose first snapshot begins now
     seconds: float
 
 
@@ -56,7 +54,7 @@ def partitions_of(settings: Settings, topic: str) -> int:
 
 
 async def apply(settings: Settings, tell: Tell) -> Applied:
-    """Brings Connect and the heartbeats to what the settings file says, and waits until the connector runs."""
+    """Brings Connect and the heartbeats to what the settings file says, and orders a snapshot that was not made yet."""
     began = time.monotonic()
     wanted = definition()
     partitions = await asyncio.to_thread(partitions_of, settings, wanted.topic)
@@ -70,28 +68,44 @@ async def apply(settings: Settings, tell: Tell) -> Applied:
         if faults := await connectors.faults(wanted.config):
             raise Fault("Debezium refuses its settings:\n" + "\n".join(f"  {each}" for each in faults))
         before = await connectors.state(wanted.name)
-        changed = await connectors.put(wanted.name, await _settled(connectors))
+        await _forget_void_orders(settings, connectors)
+        changed = await connectors.put(wanted.name, wanted.config)
         if before and before.state in {"PAUSED", "STOPPED"}:
             await connectors.resume(wanted.name)
         await _await_running(settings, connectors, tell)
-    return Applied(changed, added, removed, round(time.monotonic() - began, 2))
+    ordered = await _order_first_snapshot(settings, tell)
+    return Applied(changed, added, removed, ordered, round(time.monotonic() - began, 2))
 
 
-async def _settled(connectors: Connectors) -> dict[str, str]:
-    """The settings file's, and no further snapshot on Debezium's own account once the first one is over.
+async def _forget_void_orders(settings: Settings, connectors: Connectors) -> None:
+    """Takes away orders for snapshots that nobody will carry out any more.
 
-    Should Connect lose its position, Debezium would read everything anew and pass over what was deleted or moved since.
-    Told not to, it goes on where the slot stands, which Postgres remembers.
+    The slot brings an order to Debezium, and its position remembers how far the snapshot has come: when either is gone,
+    or was never there, so is the snapshot.
     """
-    wanted = definition()
-    offset = await connectors.offset(wanted.name)
-    is_over = bool(offset) and not is_snapshotting(offset)
-    if is_over or (await connectors.config(wanted.name)).get(SNAPSHOT_MODE) == NEVER_AGAIN:
-        return {**wanted.config, SNAPSHOT_MODE: NEVER_AGAIN}
-    return wanted.config
+    async with source.connected(settings) as connection:
+        slot = await source.read_slot(connection, definition().slot)
+        if slot is None or not await connectors.offset(definition().name):
+            await source.forget_orders(connection)
+
+
+async def _order_first_snapshot(settings: Settings, tell: Tell) -> tuple[str, ...]:
+    """Orders a snapshot of the tables that no order names. Debezium takes none on its own account.
+
+    Its own begins anew when it is cut off, at the log's end instead of the slot's position: what was deleted or moved
+    between both attempts would stay in ClickHouse. This one goes on, and the stream has every change since the slot.
+    """
+    async with source.connected(settings) as connection:
+        ordered = await source.ordered_whole(connection)
+        wanted = tuple(table for table in captured(()) if table not in ordered)
+        if wanted:
+            tell(f"ordering the first snapshot of {', '.join(wanted)}")
+            await source.signal_snapshot(connection, wanted)
+    return wanted
 
 
 async def _await_running(settings: Settings, connectors: Connectors, tell: Tell) -> None:
+    """Until the connector runs and has what an order for a snapshot needs: its slot and a durable position."""
     name = definition().name
     deadline = time.monotonic() + RUNNING_TIMEOUT_S
     while True:
@@ -100,8 +114,10 @@ async def _await_running(settings: Settings, connectors: Connectors, tell: Tell)
         # A task that was just told to start anew may still show its former end for a moment: ask twice.
         if state and state.failure and time.monotonic() > deadline - RUNNING_TIMEOUT_S + 2 * POLL_S:
             raise Fault(f"{name} has failed: {state.failure}\n`./afluente cdc status` says what to do.")
-        if state and state.runs and (await report(settings)).slot is not None:
-            return
+        if state and state.runs:
+            found = await report(settings)
+            if found.slot is not None and found.read_lsn is not None:
+                return
         if time.monotonic() > deadline:
             raise Fault(f"{name} does not run after {RUNNING_TIMEOUT_S:.0f} s. `./afluente logs connect` tells why.")
         await asyncio.sleep(POLL_S)
@@ -177,7 +193,8 @@ async def await_snapshot(settings: Settings, lsn: int, tell: Tell, restarts: int
         while True:
             offset = await connectors.offset(name)
             reached = int(offset.get("lsn") or 0) >= lsn
-            if reached and not is_snapshotting(offset):
+            progress = progress_of(offset)
+            if reached and progress is None:
                 return
             state = await connectors.state(name)
             if state is None or (state.failure and restarts == 0):
@@ -187,14 +204,11 @@ async def await_snapshot(settings: Settings, lsn: int, tell: Tell, restarts: int
                 tell("the task has failed: starting it again")
                 await connectors.restart_failed(name)
                 await _await_running(settings, connectors, tell)
-            tell(_snapshot_text(offset) if reached else "waiting for Debezium to read the signal")
+            if reached and progress is not None:
+                tell(f"snapshot under way: {progress.text}")
+            else:
+                tell("waiting for Debezium to read the signal")
             await asyncio.sleep(POLL_S)
-
-
-def _snapshot_text(offset: dict[str, Any]) -> str:
-    left = json.loads(offset.get("incremental_snapshot_collections") or "[]")
-    names = [each.get("incremental_snapshot_collections_id", "") for each in left]
-    return "snapshot under way: " + (" then ".join(names) or "the first one")
 
 
 async def _forget_lost_slot(settings: Settings, connectors: Connectors, tell: Tell) -> None:

@@ -3,7 +3,7 @@
 import json
 import uuid
 from collections.abc import AsyncIterator, Iterable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -19,6 +19,7 @@ CONNECT_TIMEOUT_S: Final = 5.0
 STATEMENT_TIMEOUT_S: Final = 30.0  # making a slot waits for the transactions that are open
 HEARTBEATS: Final = "cdc_heartbeats"
 SIGNALS: Final = "cdc_signals"
+WHOLE_ORDER: Final = frozenset({"type", "data-collections"})  # a condition would be more than these
 SIGNAL_BYTES_MAX: Final = 4096  # the table's own check
 # Any fixed UUID will do: it makes the heartbeats' ids, which must be the same whoever writes them.
 HEARTBEAT_NAMESPACE: Final = uuid.UUID("6f6c1d0e-6f0b-5a52-9a0f-3f6f2a3f9c11")
@@ -197,3 +198,22 @@ async def signal_snapshot(connection: "Connection[Any]", tables: Sequence[str], 
         "INSERT INTO cdc_signals (id, type, data) VALUES ($1, 'execute-snapshot', $2)", number, text
     )
     return number, int(await connection.fetchval("SELECT (pg_current_wal_lsn() - '0/0')::bigint"))
+
+
+def tables_of(order: str | None) -> set[str]:
+    """The tables that an order for a snapshot takes whole: none when it has a condition, or cannot be read."""
+    with suppress(ValueError, TypeError, AttributeError, KeyError):  # somebody wrote it by hand
+        content = json.loads(order or "")
+        return set(content["data-collections"]) if content.keys() <= WHOLE_ORDER else set()
+    return set()
+
+
+async def ordered_whole(connection: "Connection[Any]") -> set[str]:
+    """The tables that some order takes whole. Orders stay in the table when they are read; watermarks do not."""
+    rows = await connection.fetch("SELECT data FROM cdc_signals WHERE type = 'execute-snapshot'")
+    return {table for row in rows for table in tables_of(row["data"])}
+
+
+async def forget_orders(connection: "Connection[Any]") -> None:
+    """Removes every order for a snapshot."""
+    await connection.execute("DELETE FROM cdc_signals WHERE type = 'execute-snapshot'")

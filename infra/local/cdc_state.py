@@ -1,10 +1,13 @@
 """How change data capture does: connector, slot, publication and heartbeats in one report with one verdict."""
 
 import json
+import re
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Final, Literal
+from uuid import UUID
 
 from app.settings import Settings
 from infra.local.cdc_source import (
@@ -20,6 +23,8 @@ from infra.local.home import ROOT
 SETTINGS_FILE: Final = ROOT / "infra" / "debezium" / "bills.json"
 DELAY_MAX_S: Final = 15.0  # heartbeats come each second: beyond this the stream stands or cannot follow
 SAFE_SHARE_MIN: Final = 0.25  # of max_slot_wal_keep_size left: time to act, not yet lost
+# Java writes a UUID as its lower and its upper half, behind the description of its class or a reference to that.
+JAVA_UUID: Final = re.compile(rb"(?:mostSigBitsxp|sq\x00~\x00.)(.{8})(.{8})", re.DOTALL)
 POSITION_GONE: Final = "no longer available on the server"  # Debezium, when the slot begins behind its position
 
 Verdict = Literal[
@@ -81,6 +86,40 @@ def definition() -> Definition:
 
 
 @dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a snapshot is: the tables that are left, of which the first is being read, up to a key."""
+
+    tables: tuple[str, ...]
+    key: tuple[str, ...] = ()  # the tenant and the id of the last row that was read; empty before the first chunk
+
+    @property
+    def text(self) -> str:
+        reached = f", up to tenant {self.key[0]}, id {self.key[-1]}" if self.key else ""
+        return (" then ".join(self.tables) or "the connector's own") + reached
+
+    @property
+    def document(self) -> dict[str, Any]:
+        return {"tables": list(self.tables), "key": list(self.key) or None}
+
+
+def progress_of(offset: Mapping[str, Any]) -> Progress | None:
+    """What the position says about a snapshot; None when none is under way. `snapshot`: one of Debezium's own."""
+    if orders := offset.get("incremental_snapshot_collections"):
+        tables = tuple(str(order["incremental_snapshot_collections_id"]) for order in json.loads(orders))
+        return Progress(tables, _java_uuids(offset.get("incremental_snapshot_primary_key") or ""))
+    return Progress(()) if offset.get("snapshot") else None
+
+
+def _java_uuids(text: str) -> tuple[str, ...]:
+    """The UUIDs of a key as Debezium keeps it: a Java array, in hexadecimal digits; none of something else."""
+    try:
+        found = JAVA_UUID.findall(bytes.fromhex(text))
+    except ValueError:
+        return ()
+    return tuple(str(UUID(bytes=upper + lower)) for lower, upper in found)
+
+
+@dataclass(frozen=True, slots=True)
 class Report:
     """Everything `cdc status` shows and `cdc watch` counts."""
 
@@ -91,7 +130,7 @@ class Report:
     heartbeat_age_s: float | None
     delay_s: float | None  # from a commit in Postgres to its record in Kafka, of the last one
     read_lsn: int | None  # the position that is durable in Kafka
-    snapshot: bool = False  # a snapshot is under way
+    snapshot: Progress | None = None  # None: no snapshot is under way
 
     @property
     def missing_tables(self) -> list[str]:
@@ -139,7 +178,8 @@ class Report:
             },
             "slot": {"name": definition().slot, **(self.slot.document if self.slot else {"wal_status": None})},
             "publication": {"name": definition().publication, "missing": self.missing_tables},
-            "snapshot_running": self.snapshot,
+            "snapshot_running": self.snapshot is not None,
+            "snapshot": self.snapshot.document if self.snapshot else None,
             "heartbeat_age_s": self.heartbeat_age_s, "delay_s": self.delay_s,
         }  # fmt: skip
 
@@ -162,7 +202,7 @@ async def report(settings: Settings) -> Report:
             offset = await connectors.offset(name) if state else {}
     except ConnectAway:
         answers = False
-    # During the first snapshot the position's time is that of the snapshot.
+    # While Debezium makes a snapshot of its own, the position's time is that of the snapshot.
     committed_us = None if offset.get("snapshot") else offset.get("ts_usec")
     return Report(
         connector=state,
@@ -172,10 +212,5 @@ async def report(settings: Settings) -> Report:
         heartbeat_age_s=age,
         delay_s=max(0.0, time.time() - committed_us / 1e6) if committed_us else None,
         read_lsn=offset.get("lsn"),
-        snapshot=is_snapshotting(offset),
+        snapshot=progress_of(offset),
     )
-
-
-def is_snapshotting(offset: dict[str, Any]) -> bool:
-    """Whether the position says that a snapshot is under way, the first one or an incremental one."""
-    return bool(offset.get("incremental_snapshot_collections") or offset.get("snapshot"))

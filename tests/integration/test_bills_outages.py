@@ -143,7 +143,7 @@ def test_a_frozen_primary_that_is_replaced_costs_one_deadline(parts: Parts, tena
 
 
 def test_last_words_of_a_server_are_an_outage(parts: Parts, tenant: dict[str, str]) -> None:
-    """Connections ended by Postgres whose end is not heard: 503 or an answer for each request, never a 500, then well."""
+    """Connections that Postgres ended, and whose end is not heard: 503 or an answer, never a 500, and soon well."""
     address = Proxy(parts.settings.postgres_port)
     url = parts.settings.postgres_url.get_secret_value()
     moved = url.replace(f":{parts.settings.postgres_port}/", f":{address.port}/")

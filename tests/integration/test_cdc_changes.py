@@ -22,13 +22,14 @@ def ids(count: int) -> list[uuid.UUID]:
 
 
 def test_a_row_older_than_the_connector_comes_as_a_read(cdc: Cdc):
-    """The first snapshot brings what was there: op r under the tenant's key, without headers, with an LSN."""
+    """The first snapshot brings what was there: op r under the tenant's key, without headers, with a position."""
     changes = cdc.changes(whole=True)
     (read,) = changes.bills({cdc.before}, "the snapshot", ops="r")[:1]
     assert read.key == str(TENANT)
     assert read.headers == []
     assert read.envelope["before"] is None
-    assert read.envelope["source"]["lsn"] == read.positions[1] > 0
+    assert read.envelope["source"]["snapshot"] == "incremental"
+    assert read.positions[1] > 0
     assert read.row["amount"] == "10.00"
     assert read.row["due_date"] == 20762
     assert read.row["created_at"].endswith("Z")

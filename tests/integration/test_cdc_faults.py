@@ -6,22 +6,26 @@ import uuid
 
 import asyncpg
 import httpx
+import pytest
 
 from app.telemetry import cdc_metrics
 from infra.local import cdc_actions, cdc_watch
 from infra.local.cdc_state import definition
-from tests.support.cdc_parts import PARTITIONS, Cdc
+from tests.support.cdc_parts import PARTITIONS, TENANT, Cdc
+from tests.support.children import poll
 
 FIRST_ROWS = 8_000
+CHUNK_ROWS = 100  # instead of thousands: many chunks, so that a kill is among them
+TABLES = ("public.bills", "public.bill_occurrences")
 NAMED_WITHIN_S = 10.0
 LOG_CHUNK_BYTES = 1_000_000
 
 
 def test_apply_again_changes_nothing(cdc: Cdc):
-    """After the first snapshot `apply` forbids another one; then it finds all as it should be, as the status does."""
-    cdc.cli("apply")
+    """The second `apply` finds all as it should be and orders no snapshot, and the status says the same."""
     done = cdc.cli("apply")
     assert (done["changed"], done["heartbeats_added"], done["heartbeats_removed"]) == (False, 0, 0)
+    assert done["snapshot_ordered"] == []
     cdc.wait_verdict({"running"})
     found = cdc.cli("status")
     assert found["connector"]["state"] == "RUNNING"
@@ -104,22 +108,60 @@ def test_a_missing_slot_is_named_and_mended(cdc: Cdc):
 
 
 def test_killed_during_the_first_snapshot_no_row_is_missing(cdc: Cdc):
-    """SIGKILL in the first snapshot: it begins anew, and every row is there; heartbeats are in every partition."""
+    """SIGKILL in the first snapshot: it goes on where it was, as the status says, and every row is there."""
     bills = [uuid.uuid4() for _ in range(FIRST_ROWS)]
-    asyncio.run(_begin_anew(cdc, bills))
+    asyncio.run(begin_anew(cdc, bills))
     changes = cdc.changes()
     restarts = cdc.stack.records()["connect"].restarts
-    cdc.apply()
-    changes.until(
-        lambda seen: any(each.op == "r" and each.table == "bills" for each in seen), "the snapshot's first row"
-    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(definition().config, "incremental.snapshot.chunk.size", str(CHUNK_ROWS))
+        cdc.apply()
+    snapshot = poll(lambda: (shown := cdc.report().document["snapshot"]) and shown["key"] and shown, "the first chunk")
     cdc.stack.kill("connect")
+    assert snapshot["tables"] == list(TABLES)
+    assert (snapshot["key"][0], uuid.UUID(snapshot["key"][1]) in bills) == (str(TENANT), True)
     cdc.stack.wait("connect", restarts + 1)
     found = changes.bills(set(bills), "every row", "r")
     assert {each.row["id"] for each in found} == {str(each) for each in bills}
     cdc.wait_verdict({"running"})
     assert cdc.report().document["publication"]["missing"] == []
     assert cdc_actions.partitions_of(cdc.settings, definition().topic) == PARTITIONS
+    assert cdc.apply().snapshot_ordered == ()
+
+
+def test_an_apply_that_was_killed_is_finished_by_the_next(cdc: Cdc):
+    """Killed before its order: the next `apply` sends it, whatever part was ordered meanwhile, and then none does."""
+    bills = [uuid.uuid4() for _ in range(10)]
+    asyncio.run(begin_anew(cdc, bills))
+    with pytest.raises(KilledHere):
+        asyncio.run(cdc_actions.apply(cdc.settings, killed_at_the_order))
+    cdc.wait_verdict({"running"})
+    cdc.cli("snapshot", "bills", "--where", "amount < 0")
+    changes = cdc.changes()
+    assert cdc.apply().snapshot_ordered == TABLES
+    changes.bills(set(bills), "every row", "r")
+    assert cdc.apply().snapshot_ordered == ()
+
+
+def test_a_connector_and_a_slot_that_were_dropped_begin_anew(cdc: Cdc):
+    """Orders to a former slot bind nobody: a new one gets a new snapshot, and so does a position that was lost."""
+    bills = [uuid.uuid4() for _ in range(10)]
+    for forget in (begin_anew, lose_position):
+        asyncio.run(forget(cdc, bills))
+        changes = cdc.changes()
+        assert cdc.apply().snapshot_ordered == TABLES
+        changes.bills(set(bills), "every row", "r")
+        assert cdc.apply().snapshot_ordered == ()
+
+
+class KilledHere(BaseException):
+    """The process ends at this point."""
+
+
+def killed_at_the_order(text: str) -> None:
+    """Everything is made, and the order is not sent yet."""
+    if text.startswith("ordering"):
+        raise KilledHere
 
 
 async def emit(owner: "asyncpg.Connection", chunks: int) -> None:  # type: ignore[type-arg]
@@ -128,14 +170,20 @@ async def emit(owner: "asyncpg.Connection", chunks: int) -> None:  # type: ignor
     await owner.execute(text.replace("$1", str(LOG_CHUNK_BYTES)).replace("$2", str(chunks)))
 
 
-async def _begin_anew(cdc: Cdc, bills: list[uuid.UUID]) -> None:
-    """No connector, no position, no slot, and many rows: as before the very first `apply`."""
+async def lose_position(cdc: Cdc, _bills: list[uuid.UUID]) -> None:
+    """A connector that is stopped and knows no position; its slot is there."""
     name = definition().name
     async with cdc_actions.Connectors(cdc.settings.connect_url) as connectors:
         await connectors.stop(name)
     async with httpx.AsyncClient(base_url=cdc.settings.connect_url, timeout=30) as client:
         (await client.delete(f"/connectors/{name}/offsets")).raise_for_status()
-        (await client.delete(f"/connectors/{name}")).raise_for_status()
+
+
+async def begin_anew(cdc: Cdc, bills: list[uuid.UUID]) -> None:
+    """No connector, no position, no slot, and these rows alone: as before the very first `apply`."""
+    await lose_position(cdc, bills)
+    async with httpx.AsyncClient(base_url=cdc.settings.connect_url, timeout=30) as client:
+        (await client.delete(f"/connectors/{definition().name}")).raise_for_status()
     owner, role = await cdc.owner(), await cdc.role()
     await role.execute("SELECT pg_drop_replication_slot($1)", definition().slot)
     await owner.execute("DELETE FROM bills")

@@ -9,6 +9,7 @@ import random
 import threading
 import uuid
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -67,38 +68,32 @@ class Load:
         self._rows: dict[uuid.UUID, list[uuid.UUID]] = {one: [] for one in self._tenants}
         self._done = threading.Event()
         self._inside = threading.Event()
-        self._failure: BaseException | None = None
+        self._writing: Future[None] = Future()
         self.ledger = Ledger()
 
     @contextmanager
     def flowing(self) -> Iterator["Load"]:
         """Write while the body runs, beginning with something that is there."""
         self._done.clear()
-        thread = threading.Thread(target=self._work)
-        thread.start()
-        try:
-            self.await_more(5)
-            yield self
-        finally:
-            self._done.set()
-            thread.join()
+        with ThreadPoolExecutor(1) as pool:
+            self._writing = pool.submit(lambda: asyncio.run(self._run()))
+            try:
+                self.await_more(5)
+                yield self
+            finally:
+                self._done.set()
+        self._writing.result()
 
     def await_more(self, transactions: int) -> None:
         """Until so many more were confirmed."""
         wanted = self.ledger.transactions + transactions
-        poll(lambda: self._failure or self.ledger.transactions >= wanted, f"{transactions} more transactions")
-        if self._failure is not None:
-            raise AssertionError("the writer of the load has ended") from self._failure
+        poll(lambda: self._writing.done() or self.ledger.transactions >= wanted, f"{transactions} more transactions")
+        if self._writing.done():
+            self._writing.result()  # what it ended with
 
     def await_inside(self) -> None:
         """Until a transaction is under way: the moment to kill."""
         assert self._inside.wait(READY_S)
-
-    def _work(self) -> None:
-        try:
-            asyncio.run(self._run())
-        except BaseException as error:  # noqa: BLE001 - told by whoever waits for this load
-            self._failure = error
 
     async def _run(self) -> None:
         connection: asyncpg.Connection[Any] | None = None

@@ -55,8 +55,9 @@ def _shown() -> Iterator[Callable[[str], None]]:
 def apply(as_json: AsJson = False) -> None:
     """Check role, grants and publication, write the heartbeats, PUT the connector, wait until it runs.
 
-    Run again it changes nothing that is as it should be. The settings are infra/debezium/bills.json, here and in
-    production; where Postgres is and its password come from CONNECT_SECRET_POSTGRES_* in Connect's own environment.
+    Then it orders the first snapshot, which goes on by itself: `./afluente cdc status` shows it. Run again it changes
+    nothing that is as it should be. The settings are infra/debezium/bills.json, here and in production; where Postgres
+    is and its password come from CONNECT_SECRET_POSTGRES_* in Connect's own environment.
     """
     with _shown() as tell:
         done = carry_out(actions.apply(Stack().settings, tell))
@@ -66,6 +67,9 @@ def apply(as_json: AsJson = False) -> None:
     verb = "applied" if done.changed else "is as it should be"
     beats = f"heartbeats +{done.heartbeats_added} -{done.heartbeats_removed}"
     out.print(f"[green]✓[/] {definition().name} {verb} and runs ({done.seconds:.1f} s, {beats})")
+    if done.snapshot_ordered:
+        tables = ", ".join(done.snapshot_ordered)
+        out.print(f"[green]✓[/] the first snapshot of {tables} begins; `./afluente cdc status` shows it")
 
 
 def _size(count: int | None) -> str:
@@ -90,7 +94,7 @@ def _rows(found: Report) -> Iterator[tuple[str, str]]:
     missing = found.missing_tables
     yield "publication", definition().publication + (f" lacks {', '.join(missing)}" if missing else ": as wanted")
     if found.snapshot:
-        yield "snapshot", "under way"
+        yield "snapshot", f"under way: {found.snapshot.text}"
 
 
 def _print(found: Report) -> None:

@@ -8,7 +8,8 @@
 CREATE ROLE afluente_owner LOGIN PASSWORD :'owner_password';
 CREATE ROLE afluente LOGIN PASSWORD :'app_password';
 CREATE ROLE afluente_cdc LOGIN REPLICATION PASSWORD :'cdc_password';
--- A first snapshot is one long statement in one long transaction: the limits of the edge are not for it.
+-- Making a slot waits for every open transaction, and reading the log is one statement: the limits of the edge are not
+-- for it.
 ALTER ROLE afluente_cdc SET statement_timeout = 0;
 ALTER ROLE afluente_cdc SET idle_in_transaction_session_timeout = 0;
 

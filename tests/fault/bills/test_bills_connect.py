@@ -4,23 +4,24 @@ import asyncio
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import httpx
 import pytest
 
 from infra.local import cdc_actions
-from infra.local.cdc_source import connected, drop_slot, signal_snapshot
+from infra.local.cdc_source import connected, drop_slot, read_slot, signal_snapshot
 from infra.local.cdc_state import definition, report
 from infra.local.connectors import Connectors
 from tests.fault.bills.case import TABLES, BillsCase
 from tests.support.bills_stack import BillsStack
-from tests.support.cdc_parts import Changes, quiet
+from tests.support.cdc_parts import Change, Changes, quiet
 from tests.support.children import poll
 
 ASK_S = 30.0
 BILLS = 50  # each with 4 occurrences, for each of the tenants
-CHUNK_ROWS = 40  # of an incremental snapshot, instead of 4096: many chunks, so that a kill is among them
-FIRST_BILLS = 600  # a tenant, each with 4 occurrences: some seconds of a first snapshot
+CHUNK_ROWS = 40  # of an incremental snapshot, instead of thousands: many chunks, so that a kill is among them
+FIRST_BILLS = 200  # a tenant, each with 4 occurrences: 75 chunks of a first snapshot
 RECORD_BYTES = 1_300  # what Connect may send for a while: less than a change of a long row, both its images
 LARGE_S = 400.0
 BATCH_ROWS = 5_000  # as in production; other cases have small batches
@@ -62,7 +63,7 @@ def test_killed_in_an_incremental_snapshot(bills_case: BillsCase) -> None:
 
 @pytest.mark.full
 def test_killed_in_the_first_snapshot(bills_case: BillsCase) -> None:
-    """SIGKILL while the first snapshot reads: it begins anew, and every row is there, those of the stream too."""
+    """SIGKILL in the first snapshot: it goes on, and a row that was read and then moved or deleted leaves no ghost."""
     bills_case.worker()
     for tenant in bills_case.tenants:
         bills_case.bills.fill(tenant, FIRST_BILLS)
@@ -71,23 +72,33 @@ def test_killed_in_the_first_snapshot(bills_case: BillsCase) -> None:
     lose_rows(bills_case)
     changes = Changes(bills_case.bills.settings)
     bills_case.untold = True  # what is written between two slots is read by the snapshot
-    with bills_case.load.flowing() as load:
-        asyncio.run(cdc_actions.apply(bills_case.bills.settings, quiet))
-        changes.until(lambda seen: any(one.op == "r" and one.table in TABLES for one in seen), "the first row")
-        read = sum(one.op == "r" for one in changes.seen)
-        kill(bills_case, "connect")
+    with pytest.MonkeyPatch.context() as patch, bills_case.load.flowing() as load:
+        patch.setitem(definition().config, "incremental.snapshot.chunk.size", str(CHUNK_ROWS))
+        assert asyncio.run(cdc_actions.apply(bills_case.bills.settings, quiet)).snapshot_ordered
+        read = changes.until(lambda seen: len(filled(bills_case, seen)) > CHUNK_ROWS, "the second chunk")
+        bills_case.bills.stack.kill("connect")
+        bills_case.bills.stack.stop("connect")  # it shall not come back before the rows have gone elsewhere
+        displaced = displace(bills_case, filled(bills_case, read))
+        before = load.ledger.transactions
+        bills_case.bills.stack.start("connect")
         bills_case.lifted()
+        gap = load.ledger.transactions - before
         load.await_more(10)
+    reads = sum(one.op == "r" for one in changes.seen)
     changes.close()
-    bills_case.fired += f", after {read} reads of some {FIRST_BILLS * 5 * len(bills_case.tenants)}"
+    bills_case.fired = (
+        f"killed after {reads} reads of some {FIRST_BILLS * 5 * len(bills_case.tenants)}, {displaced} of them moved or"
+        f" deleted and {gap} transactions until it was back"
+    )
+    await_snapshot_end(bills_case.bills)
     bills_case.settle()
+    assert not asyncio.run(cdc_actions.apply(bills_case.bills.settings, quiet)).snapshot_ordered
 
 
 @pytest.mark.full
 def test_offsets_lost(bills_case: BillsCase) -> None:
     """Connect has forgotten its position under writes: the slot has not, so it goes on there, without a gap."""
     bills_case.worker()
-    assert asyncio.run(cdc_actions.apply(bills_case.bills.settings, quiet)) is not None
     with bills_case.load.flowing() as load:
         asyncio.run(rob(bills_case.bills))
         before = load.ledger.transactions
@@ -213,6 +224,34 @@ def forget_everything(bills: BillsStack) -> None:
             await drop_slot(connection, definition().slot)
 
     asyncio.run(forget())
+
+
+def filled(case: BillsCase, seen: list[Change]) -> list[dict[str, Any]]:
+    """The bills of the case that a snapshot has read, but for those of the load, whose writer knows where they are."""
+    reads = [one.row for one in seen if one.op == "r" and one.table == "bills"]
+    return [one for one in reads if one["tenant_id"] in case.tenants and one["user_id"] != "u"]
+
+
+def displace(case: BillsCase, read: list[dict[str, Any]]) -> int:
+    """Move every other one of these bills to another day, and delete the rest with their occurrences."""
+    ids = [uuid.UUID(one["id"]) for one in read]
+    case.bills.postgres("UPDATE bills SET due_date = due_date + 40 WHERE id = ANY($1)", ids[::2])
+    case.bills.postgres("DELETE FROM bills WHERE id = ANY($1)", ids[1::2])
+    return len(ids)
+
+
+def await_snapshot_end(bills: BillsStack) -> None:
+    """Until Debezium has carried out every order."""
+    found = asyncio.run(position(bills))
+    asyncio.run(cdc_actions.await_snapshot(bills.settings, found, quiet))
+
+
+async def position(bills: BillsStack) -> int:
+    """Where Postgres' log ends now."""
+    async with connected(bills.settings) as connection:
+        slot = await read_slot(connection, definition().slot)
+    assert slot is not None
+    return slot.now
 
 
 def kill(case: BillsCase, part: str) -> None:

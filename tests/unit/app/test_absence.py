@@ -66,7 +66,7 @@ def test_until_it_is_whole_all_are_asked() -> None:
 
 
 @given(st.lists(st.lists(st.integers(0, len(IDS) - 1), max_size=60), max_size=12), st.data())
-def test_no_id_is_lacking(batches: list[list[int]], data: st.DataObject) -> None:
+def test_no_id_is_lacking(batches: list[list[int]], drawn: st.DataObject) -> None:
     """Whatever is written in whatever order, filters made anew or not: an id of the table is never called absent."""
     table = Table()
     found = table.absence()
@@ -74,10 +74,10 @@ def test_no_id_is_lacking(batches: list[list[int]], data: st.DataObject) -> None
         ids = [IDS[number] for number in batch]
         found.add(0, b"".join(ids))
         table.ids += ids
-        if data.draw(st.booleans()):
+        if drawn.draw(st.booleans()):
             found.settle(0)
         assert set(table.ids) <= set(found.perhaps(0, IDS))
-        if data.draw(st.booleans()):
+        if drawn.draw(st.booleans()):
             found.drop(0)
 
 

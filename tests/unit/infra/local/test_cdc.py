@@ -1,5 +1,6 @@
 """Verdicts of change data capture, its heartbeats, its orders, and what is shown of a failure."""
 
+import json
 import uuid
 from dataclasses import replace
 from typing import Any
@@ -10,14 +11,24 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from infra.local.cdc_actions import CONDITION_CHARS_MAX, captured, condition
-from infra.local.cdc_source import Slot, heartbeat_ids, lsn_text
-from infra.local.cdc_state import ADVICE, DELAY_MAX_S, Report, definition
+from infra.local.cdc_source import Slot, heartbeat_ids, lsn_text, tables_of
+from infra.local.cdc_state import ADVICE, DELAY_MAX_S, Progress, Report, definition, progress_of
 from infra.local.connectors import Connector, Task, without_secrets
 from infra.local.faults import Fault
 from infra.local.lag import STUCK_AFTER_S, PartitionLag, judged
 
 RUNNING = Connector("RUNNING", (Task(0, "RUNNING"),))
 SLOT = Slot(True, "reserved", "", confirmed=900, restart=800, now=1000, safe_bytes=10_000)
+COLLECTIONS = json.dumps(
+    [{"incremental_snapshot_collections_id": table} for table in ("public.bills", "public.bill_occurrences")]
+)
+# As Debezium 3.3.1 wrote it: two java.util.UUID in an Object[].
+KEY = (
+    "aced0005757200135b4c6a6176612e6c616e672e4f626a6563743b90ce589f1073296c0200007870000000027372000e6a61"
+    "76612e7574696c2e55554944bc9903f7986d852f0200024a000c6c65617374536967426974734a000b6d6f73745369674269"
+    "74737870bf74bef5f5971477c4b773dc5e495f7d7371007e0002a479e0397b98f8e28988471a40584a40"
+)
+KEY_IDS = ("c4b773dc-5e49-5f7d-bf74-bef5f5971477", "8988471a-4058-4a40-a479-e0397b98f8e2")
 WELL = Report(RUNNING, True, SLOT, frozenset(), 0.5, 1.0, 900)
 
 
@@ -74,6 +85,41 @@ def test_only_captured_tables_can_be_asked_for():
             captured([name])
 
 
+@pytest.mark.parametrize(
+    ("order", "whole"),
+    [
+        ('{"type": "incremental", "data-collections": ["public.bills"]}', {"public.bills"}),
+        ('{"data-collections": ["public.bills"], "additional-conditions": [{"filter": "true"}]}', set()),
+        ('{"data-collections": ["public.bills"], "additional-condition": "true"}', set()),
+        ('{"type": "incremental"}', set()),
+        ('["public.bills"]', set()),
+        ('{"data-collections": 1}', set()),
+        ("by hand", set()),
+        (None, set()),
+    ],
+)
+def test_an_order_stands_for_the_tables_that_it_takes_whole(order: str | None, whole: set[str]):
+    """A part of a table, or what nobody can read, never takes the place of a first snapshot."""
+    assert tables_of(order) == whole
+
+
+def test_a_snapshot_is_told_from_the_position():
+    """Tables and the last key are as Debezium wrote them; without them there is no snapshot, and no key is no fault."""
+    assert progress_of({"lsn": 1}) is None
+    assert progress_of({"lsn": 1, "snapshot": "INITIAL"}) == Progress(())
+    begun = progress_of({"incremental_snapshot_collections": COLLECTIONS})
+    assert begun == Progress(("public.bills", "public.bill_occurrences"))
+    for broken in ("", "no digits", "aced0005"):
+        assert begun == progress_of(
+            {"incremental_snapshot_collections": COLLECTIONS, "incremental_snapshot_primary_key": broken}
+        )
+    read = progress_of({"incremental_snapshot_collections": COLLECTIONS, "incremental_snapshot_primary_key": KEY})
+    assert read == Progress(("public.bills", "public.bill_occurrences"), KEY_IDS)
+    assert KEY_IDS[0] in read.text
+    assert replace(WELL, snapshot=read).document["snapshot"]["key"] == list(KEY_IDS)
+    assert replace(WELL, snapshot=read).verdict == "running"
+
+
 def test_a_condition_is_one_condition():
     """The tenant is a UUID and nothing else, and an operator's condition stays one and bounded."""
     tenant = uuid.uuid4()
@@ -102,7 +148,7 @@ def test_the_settings_file_keeps_what_readers_rest_on():
     assert found["key.converter"].endswith("StringConverter")
     assert found["transforms.tenant.field"] == "tenant_id"
     assert found["skipped.operations"] == "none"
-    assert found["snapshot.mode"] == "initial"  # any mode that snapshots by itself would hide a lost slot
+    assert found["snapshot.mode"] == "no_data"  # a snapshot of Debezium's own would hide a lost slot and leave ghosts
     assert definition().topic == "bills.changes"
 
 

@@ -42,6 +42,7 @@ class Ownership:
         self._settings = settings
         self._loops = loops
         self._preparing: asyncio.Task[None] | None = None
+        self._leaving = False
         self._stop_rebuilds = threading.Event()
         self._owned: set[TP] = set()
         self._rebuilding: set[TP] = set()
@@ -58,6 +59,9 @@ class Ownership:
 
     async def assigned(self, partitions: set[TP], generation: int) -> None:
         """Prepare partitions in the background: the rebalance is over when this returns, heartbeats go on."""
+        if self._leaving:
+            log.info("partitions assigned to a worker that ends: left to others", partitions=len(partitions))
+            return
         self._owned = {tp for tp in partitions if tp.topic in self._loops}
         self._rebuilding = set(self._owned)
         self.joined = True
@@ -112,7 +116,13 @@ class Ownership:
 
     async def drain(self) -> None:
         """Finish what is in flight, commit it, and give the state files back: the calm end."""
+        self._leaving = True
         self._stop_rebuilds.set()
+        if self._preparing is not None:
+            # Asked for offsets when the consumer has ended, it would take the end for an unknown failure.
+            _, late = await asyncio.wait({self._preparing}, timeout=REVOKE_BUDGET_S)
+            for task in late:
+                task.cancel()
         carrying = {task for loop in self._loops.values() for task in loop.carrying.values() if not task.done()}
         if carrying:
             await asyncio.wait(carrying)

@@ -3,6 +3,7 @@
 import signal
 
 import httpx
+import pytest
 
 from app.lifecycle import EXIT_NOT_DRAINED, EXIT_UNKNOWN_FAILURE
 from loadtest.traffic import TRACKING
@@ -29,6 +30,20 @@ def test_asked_to_stop(case: Case) -> None:
         case.fired = "exit 0, nothing open"
         case.lifted()
         case.fleet.start()
+    case.settle()
+
+
+@pytest.mark.parametrize("moment", ["(Re-)joining group", "partitions assigned"])
+def test_asked_to_stop_before_it_began(case: Case, moment: str) -> None:
+    """SIGTERM while a worker joins, or prepares what it got: the status is 0, and its partitions go on elsewhere."""
+    case.fleet.ensure()
+    with case.traffic.flowing(200):
+        spare = case.fleet.start("w1", wait=False)
+        poll(lambda: any(moment in str(line.get("event", "")) for line in spare.lines()), f"it says: {moment}")
+        spare.signal(signal.SIGTERM)
+        assert spare.await_exit() == 0
+        case.fired = "exit 0"
+        case.lifted()
     case.settle()
 
 

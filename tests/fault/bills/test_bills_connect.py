@@ -23,9 +23,6 @@ BILLS = 50  # each with 4 occurrences, for each of the tenants
 CHUNK_ROWS = 40  # of an incremental snapshot, instead of thousands: many chunks, so that a kill is among them
 FIRST_BILLS = 200  # a tenant, each with 4 occurrences: 75 chunks of a first snapshot
 RECORD_BYTES = 1_300  # what Connect may send for a while: less than a change of a long row, both its images
-LARGE_S = 400.0
-BATCH_ROWS = 5_000  # as in production; other cases have small batches
-GROWTH_MIB_MAX = 200
 
 
 def test_killed_while_streaming(bills_case: BillsCase) -> None:
@@ -168,28 +165,6 @@ def test_schema_changed_under_load(bills_case: BillsCase) -> None:
     bills_case.settle()
     assert {"bills.category", "bills.recurrence"} <= {word for text in refused for word in text.split()}
     assert worker.alive
-
-
-@pytest.mark.full
-@pytest.mark.timeout(2 * LARGE_S)
-@pytest.mark.parametrize("rows", [50_000, 500_000])
-def test_one_transaction(bills_case: BillsCase, rows: int) -> None:
-    """A transaction of very many rows is carried whole, in bounded memory, while others write."""
-    worker = bills_case.worker(batch_rows_max=BATCH_ROWS)
-    tenant = uuid.UUID(bills_case.tenants[0])
-    before = worker.rss_bytes
-    with bills_case.load.flowing() as load:
-        bills_case.bills.postgres(
-            "INSERT INTO bills (tenant_id, user_id, amount, currency, due_date, category) SELECT $1, 'u', i + 0.01,"
-            " 'BRL', date '2026-01-01' + i % 700, 'big' FROM generate_series(1, $2::int) i", tenant, rows,
-        )  # fmt: skip
-        bills_case.lifted()
-        load.await_more(10)
-    bills_case.settle(quiet_s=LARGE_S)
-    grown = (worker.rss_bytes - before) >> 20
-    bills_case.fired = f"worker RSS +{grown} MiB"
-    bills_case.told_in_row()
-    assert grown < GROWTH_MIB_MAX
 
 
 def await_refused(case: BillsCase, before: int) -> list[str]:

@@ -103,6 +103,7 @@ class BillsCase:
             poll(self._is_quiet, "every change is durable", quiet_s)
             found = self.judge()
         drained_at = time.monotonic()
+        poll(self._is_quiet, "every change is durable", quiet_s)  # rows are there before their events are
         found.differences += self._untold()
         times = [round(at - self._lifted_at, 1) if self._lifted_at else None for at in (self._recovered_at, drained_at)]
         counts = (found.accepted, found.rows, found.missing, found.duplicates, len(self.dead()))

@@ -88,6 +88,7 @@ def outage(case: Case, break_it: Callable[[], object], mend_it: Callable[[], obj
     assert not watch.was_rebalanced
 
 
+@pytest.mark.timeout(AWAY_S + 300)
 def test_clickhouse_killed_and_away(case: Case) -> None:
     """ClickHouse dies in the middle of inserts and is away for a minute."""
 

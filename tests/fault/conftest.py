@@ -178,13 +178,14 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         items[:] = [item for item in items if item not in left]
 
 
-def pytest_sessionfinish(session: pytest.Session) -> None:
-    """The rows into their file. A run of the whole folder starts the file anew."""
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    """The rows into their file. A run of the whole folder that came to its end starts the file anew."""
     results = session.config.stash.get(RESULTS, None)
     if results is not None and results.rows:
         left = session.config.stash[LEFT_OUT]
         mine = {Path(str(item.path)) for item in (*session.items, *left)}
-        whole = set(Path(__file__).parent.rglob("test_*.py")) <= mine and not session.config.option.keyword
+        ended = exitstatus in {pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED}
+        whole = ended and set(Path(__file__).parent.rglob("test_*.py")) <= mine and not session.config.option.keyword
         for row in NOT_HERE:
             results.add(row)
         results.write(whole=whole, left_out={named_item(item)[0] for item in left})

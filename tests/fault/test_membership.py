@@ -52,7 +52,7 @@ def test_one_two_four_one(case: Case) -> None:
     assert fleet.workers[LONE].alive
 
 
-@pytest.mark.parametrize("place", ["before_insert", "in_insert"])
+@pytest.mark.parametrize("place", ["before_insert", pytest.param("in_insert", marks=pytest.mark.full)])
 def test_frozen_beyond_its_session(case: Case, place: str) -> None:
     """A worker that wakes up after its partitions were given away finishes its insert and changes nothing."""
     fleet, traffic = case.fleet, case.traffic

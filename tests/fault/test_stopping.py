@@ -33,7 +33,7 @@ def test_asked_to_stop(case: Case) -> None:
     case.settle()
 
 
-@pytest.mark.parametrize("moment", ["(Re-)joining group", "partitions assigned"])
+@pytest.mark.parametrize("moment", ["(Re-)joining group", pytest.param("partitions assigned", marks=pytest.mark.full)])
 def test_asked_to_stop_before_it_began(case: Case, moment: str) -> None:
     """SIGTERM while a worker joins, or prepares what it got: the status is 0, and its partitions go on elsewhere."""
     case.fleet.ensure()

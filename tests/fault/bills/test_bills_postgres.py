@@ -83,6 +83,7 @@ def test_killed_under_writes(bills_case: BillsCase) -> None:
     assert back_s < BACK_WITHIN_S
 
 
+@pytest.mark.full
 def test_slot_lost(bills_case: BillsCase) -> None:
     """Postgres gives the slot up: named within 10 s, mended under writes; no row is missing, deleted or there twice."""
     bills_case.worker()

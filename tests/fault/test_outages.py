@@ -26,11 +26,10 @@ MIB = 1 << 20
 # its Python objects: about 2.7 kB).
 FLOOD_EVENTS, FLOOD_PADDING_BYTES = 40_000, 2_000
 BUFFER_BYTES = 16 * MIB
-# Buffer, one batch of each of three partitions in flight and encoded (10 MiB), and aiokafka's prefetch of 4 MiB for each
-# of them, some of it in decoded form.
-RSS_GROWTH_BYTES_MAX = 50 * MIB  # while it is away
-# Catching up writes the ids of what has piled up: two memtables of 8 MiB for each of three partitions.
-RSS_CAUGHT_UP_BYTES_MAX = RSS_GROWTH_BYTES_MAX + 3 * WRITE_BUFFERS * WRITE_BUFFER_BYTES
+RSS_GROWTH_BYTES_MAX = 50 * MIB  # while it is away: everything stands still
+# To catch up: buffer, one batch of each of three partitions in flight and encoded (10 MiB), aiokafka's prefetch of 4 MiB
+# for each of them and as much in decoded form (24 MiB), the allocator's slack; and the memtables, filled with new ids.
+RSS_CAUGHT_UP_BYTES_MAX = 80 * MIB + 3 * WRITE_BUFFERS * WRITE_BUFFER_BYTES
 
 EDGE_REQUESTS_A_SECOND = 40.0
 EDGE_CONNECTIONS = 16

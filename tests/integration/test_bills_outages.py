@@ -112,13 +112,18 @@ def test_a_server_that_hangs_is_not_waited_for(parts: Parts, tenant: dict[str, s
     assert [bill["id"] for bill in found] == [answer.json()["id"]]
 
 
-def test_a_frozen_primary_that_is_replaced_costs_one_deadline(parts: Parts, tenant: dict[str, str]) -> None:
-    """After a failover every idle connection leads to a server that never answers: one is waited for, not each."""
-    address = Proxy(parts.settings.postgres_port)
+def edge_over(parts: Parts, address: Proxy, name: str) -> Edge:
+    """An edge more, whose way to Postgres is that address."""
     url = parts.settings.postgres_url.get_secret_value()
     moved = url.replace(f":{parts.settings.postgres_port}/", f":{address.port}/")
     environ = {**os.environ, **parts.environ, "AFLUENTE_POSTGRES_URL": moved, "AFLUENTE_CREDENTIAL_CACHE_S": "0"}
-    edge = Edge(environ, parts.home.root / "second-edge.log").await_ready()
+    return Edge(environ, parts.home.root / f"{name}-edge.log").await_ready()
+
+
+def test_a_frozen_primary_that_is_replaced_costs_one_deadline(parts: Parts, tenant: dict[str, str]) -> None:
+    """After a failover every idle connection leads to a server that never answers: one is waited for, not each."""
+    address = Proxy(parts.settings.postgres_port)
+    edge = edge_over(parts, address, "second")
     standby = Standby(parts.home.root, parts.settings).start()
     client = httpx.Client(base_url=edge.url, headers={"X-App-Key": tenant["app_key"]}, timeout=20)
     with ThreadPoolExecutor(2 * POOL_MAX) as pool:  # until each pool is full of connections
@@ -145,10 +150,7 @@ def test_a_frozen_primary_that_is_replaced_costs_one_deadline(parts: Parts, tena
 def test_last_words_of_a_server_are_an_outage(parts: Parts, tenant: dict[str, str]) -> None:
     """Connections that Postgres ended, and whose end is not heard: 503 or an answer, never a 500, and soon well."""
     address = Proxy(parts.settings.postgres_port)
-    url = parts.settings.postgres_url.get_secret_value()
-    moved = url.replace(f":{parts.settings.postgres_port}/", f":{address.port}/")
-    environ = {**os.environ, **parts.environ, "AFLUENTE_POSTGRES_URL": moved, "AFLUENTE_CREDENTIAL_CACHE_S": "0"}
-    edge = Edge(environ, parts.home.root / "third-edge.log").await_ready()
+    edge = edge_over(parts, address, "third")
     client = httpx.Client(base_url=edge.url, headers={"X-App-Key": tenant["app_key"]}, timeout=20)
     try:
         wait_for(lambda: client.get("/bills").status_code == 200, "bills are there")

@@ -28,8 +28,8 @@ FLOOD_EVENTS, FLOOD_PADDING_BYTES = 40_000, 2_000
 BUFFER_BYTES = 16 * MIB
 RSS_GROWTH_BYTES_MAX = 50 * MIB  # while it is away: everything stands still
 # To catch up: the buffer, one batch of each of three partitions in flight and encoded (10 MiB), what aiokafka fetches
-# ahead for each of them, 4 MiB and as much in decoded form (24 MiB), the allocator's slack. A long outage leaves so many
-# ids that they fill the memtables, too.
+# ahead for each of them, 4 MiB and as much in decoded form (24 MiB), and the allocator's slack. A long outage leaves
+# so many ids that they fill the memtables, too.
 RSS_CAUGHT_UP_BYTES_MAX = 80 * MIB + (3 * WRITE_BUFFERS * WRITE_BUFFER_BYTES if FULL else 0)
 
 EDGE_REQUESTS_A_SECOND = 40.0

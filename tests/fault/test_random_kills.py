@@ -17,6 +17,7 @@ PARTITIONS = 8  # all of them at work, each with batches of a few records: somet
 def test_killed_at_random(case: Case, seed: int) -> None:
     """Wherever a worker is when it dies, what it and its peers leave is enough: every event is one row."""
     chance = random.Random(seed)
+    case.oracle.forget()
     case.spread(PARTITIONS)
     names = [f"w{number}" for number in range(CREWS[seed % len(CREWS)])]
     case.fleet.ensure(linger_ms=0)

@@ -1,6 +1,7 @@
-"""Faults of all kinds, drawn from a seed, for as long as SOAK_MINUTES says; then everything is counted.
+"""Faults of all kinds, drawn from a seed, for as long as SOAK_MINUTES says, counted leg by leg.
 
-`make soak MINUTES=20 SEED=7`. The short form runs a quarter of a minute of it, so that it cannot rot.
+After each leg everything since the beginning is counted, ClickHouse may merge what was counted, and what the workers
+hold is noted. `make soak MINUTES=20 SEED=7`. The short form runs a quarter of a minute, so that it cannot rot.
 """
 
 import os
@@ -8,10 +9,10 @@ import random
 import signal
 import time
 from collections import Counter
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
-import httpx
+import pytest
 
 from tests.fault.case import Case
 from tests.support.children import poll
@@ -24,12 +25,14 @@ EVENTS_A_SECOND = 150
 CALM_S = (1.0, 5.0)  # between two faults
 FROZEN_S = (1.0, 8.0)
 WORKERS = ("w0", "w1")
+LEG_S = 120.0  # short enough that parts nobody may merge do not slow the inserts down
 QUIET_S = 240.0
 SETTINGS = {"linger_ms": 50, "clickhouse_timeout_s": 3}
 MIB = 1 << 20
 # What a worker may hold at the end, however long it ran: a leak passes these within an hour.
 FILES_MAX, THREADS_MAX = 400, 60
-RSS_BYTES_MAX = 450 * MIB
+RSS_MIB_MAX = 450
+FLAT = 1.5  # the last half of the legs may hold so much of what the first half held
 LINES = (Fault(drop_answers=True), Fault(blackhole=True), Fault(latency_s=0.3, jitter_s=0.2), Fault(slice_bytes=64))
 
 
@@ -126,15 +129,52 @@ class Soak:
             self.case.stack.kill(name, signal.SIGCONT)
 
 
-def folder_bytes(folder: Path) -> int:
-    """What lies in a folder."""
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+@dataclass(frozen=True, slots=True)
+class Held:
+    """What a leg left behind: the most of any worker, all of their RocksDB, the parts once they were merged."""
+
+    rss_mib: int
+    files: int
+    threads: int
+    rocksdb_mib: int
+    parts: int
 
 
-def parts_of(case: Case) -> int:
-    """How many active parts the events' table has."""
-    query = "SELECT count() FROM system.parts WHERE active AND table = 'tracking_events'"
-    return int(httpx.post(case.stack.settings.clickhouse_url, content=query, timeout=30, trust_env=False).text)
+def held_by(case: Case) -> Held:
+    """The same, now; the merges of what was counted are waited for."""
+    workers = [case.fleet.workers[name] for name in WORKERS if case.fleet.workers[name].alive]
+    folder = case.fleet.home / "worker"
+    return Held(
+        rss_mib=max(one.rss_bytes for one in workers) // MIB,
+        files=max(one.open_files for one in workers),
+        threads=max(one.threads for one in workers),
+        rocksdb_mib=sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) // MIB,
+        parts=case.oracle.let_merge(),
+    )
+
+
+def in_words(legs: Sequence[Held]) -> str:
+    """One figure a leg, of each kind."""
+    return "; ".join(
+        f"{name} {' '.join(str(getattr(leg, field)) for leg in legs)}"
+        for name, field in (("RSS MiB", "rss_mib"), ("files", "files"), ("threads", "threads"))
+    ) + f"; RocksDB MiB {legs[0].rocksdb_mib} -> {legs[-1].rocksdb_mib}; parts {max(leg.parts for leg in legs)} at most"
+
+
+def require_flat(legs: Sequence[Held]) -> None:
+    """Nothing that a worker holds passes its bound, or grows from the first half of the legs to the second."""
+    half = len(legs) // 2
+    for field, most in (("rss_mib", RSS_MIB_MAX), ("files", FILES_MAX), ("threads", THREADS_MAX)):
+        figures = [getattr(leg, field) for leg in legs]
+        assert max(figures) < most, (field, figures)
+        assert not half or max(figures[half:]) < FLAT * max(figures[:half]), (field, figures)
+
+
+def test_a_leak_is_seen() -> None:
+    """What grows from leg to leg is called a leak, long before it passes a bound."""
+    legs = [Held(rss_mib=100 + 40 * n, files=90, threads=16, rocksdb_mib=8, parts=9) for n in range(5)]
+    with pytest.raises(AssertionError, match="rss_mib"):
+        require_flat(legs)
 
 
 def test_soak(case: Case) -> None:
@@ -143,29 +183,26 @@ def test_soak(case: Case) -> None:
     soak = Soak(case, proxy, SEED)
     case.fleet.kill_all()
     case.spread(8)
+    legs: list[Held] = []
     try:
-        soak.mend()
-        with case.traffic.flowing(EVENTS_A_SECOND):
-            for name in WORKERS:
-                case.fleet.workers[name].await_ready()
-            parts = parts_of(case)
-            soak.run(SECONDS)
-            case.lifted()
+        left_s = SECONDS
+        while left_s > 0:
             soak.mend()
-        case.fired = f"seed {SEED}, {SECONDS:.0f} s: " + ", ".join(f"{n} {k}" for k, n in sorted(soak.done.items()))
-        case.settle(check=soak.mend, timeout_s=QUIET_S)
-        held = [case.fleet.workers[name] for name in WORKERS if case.fleet.workers[name].alive]
-        state = folder_bytes(case.fleet.home / "worker")
-        case.fired += (
-            f"; at the end RSS {max(one.rss_bytes for one in held) // MIB} MiB,"
-            f" {max(one.open_files for one in held)} files, {max(one.threads for one in held)} threads,"
-            f" RocksDB {state // MIB} MiB, parts {parts} -> {parts_of(case)} without merges"
-        )
-        case.told_in_row()
-        for worker in held:
-            assert worker.open_files < FILES_MAX
-            assert worker.threads < THREADS_MAX
-            assert worker.rss_bytes < RSS_BYTES_MAX
+            with case.traffic.flowing(EVENTS_A_SECOND):
+                for name in WORKERS:
+                    case.fleet.workers[name].await_ready()
+                soak.run(min(LEG_S, left_s))
+                case.lifted()
+                soak.mend()
+            left_s -= LEG_S
+            counts = ", ".join(f"{n} {k}" for k, n in sorted(soak.done.items()))
+            case.fired = f"seed {SEED}, {SECONDS:.0f} s: {counts}"
+            case.settle(check=soak.mend, timeout_s=QUIET_S)
+            legs.append(held_by(case))
+            case.fired += f"; leg by leg: {in_words(legs)}"
+            case.told_in_row()
+        require_flat(legs)
     finally:
         case.fleet.kill_all()
         proxy.close()
+        case.oracle.forbid_merges()

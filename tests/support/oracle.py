@@ -33,6 +33,8 @@ PAGE_ROWS = 1_000
 PATHS = {TRACKING: "/tracking/events", SALES: "/sales"}
 EXAMPLES_MAX = 5  # of each kind of fault and tenant
 POLL_S = 0.2
+MERGED_PARTS_MAX = 300  # a tenth of the parts at which ClickHouse begins to refuse inserts
+MERGE_S = 120.0
 SOURCES = (TRACKING_COLLECTED, GATEWAY_RECEIVED)
 DEAD = (TRACKING_COLLECTED_DLQ, GATEWAY_RECEIVED_DLQ)
 UNMERGED = {
@@ -87,12 +89,34 @@ class Oracle:
 
         Their engine merges rows of equal key in the background: it would hide a range inserted twice from `count()`.
         """
+        self._alter("MODIFY SETTING " + ", ".join(f"{setting} = {value}" for setting, value in UNMERGED.items()))
+
+    def let_merge(self) -> int:
+        """Let the tables merge what was judged, until they have few parts; then no more. How many parts are left."""
+        self._alter("RESET SETTING " + ", ".join(UNMERGED))
+        deadline = time.monotonic() + MERGE_S
+        while (parts := self._parts()) > MERGED_PARTS_MAX:
+            assert time.monotonic() < deadline, f"{parts} parts, and ClickHouse does not merge them"
+            time.sleep(POLL_S)
+        self.forbid_merges()
+        return parts
+
+    def forget(self) -> None:
+        """Empty the event tables: each part that may not be merged makes all later inserts slower."""
         for table in (TRACKING, SALES):
-            name = f"{self._settings.clickhouse_database}.{table}"
-            settings = ", ".join(f"{setting} = {value}" for setting, value in UNMERGED.items())
-            query = f"ALTER TABLE {name} MODIFY SETTING {settings}"
-            answer = httpx.post(self._settings.clickhouse_url, content=query, trust_env=False)
-            assert answer.status_code == 200, answer.text
+            self._ask(f"TRUNCATE TABLE {self._settings.clickhouse_database}.{table}")
+
+    def _parts(self) -> int:
+        return int(self._ask(f"SELECT count() FROM system.parts WHERE active AND table IN ('{TRACKING}', '{SALES}')"))
+
+    def _alter(self, change: str) -> None:
+        for table in (TRACKING, SALES):
+            self._ask(f"ALTER TABLE {self._settings.clickhouse_database}.{table} {change}")
+
+    def _ask(self, query: str) -> str:
+        answer = httpx.post(self._settings.clickhouse_url, content=query, timeout=ASK_S, trust_env=False)
+        assert answer.status_code == 200, answer.text
+        return answer.text
 
     def close(self) -> None:
         self._rows.close()

@@ -155,10 +155,8 @@ def held_by(case: Case) -> Held:
 
 def in_words(legs: Sequence[Held]) -> str:
     """One figure a leg, of each kind."""
-    return "; ".join(
-        f"{name} {' '.join(str(getattr(leg, field)) for leg in legs)}"
-        for name, field in (("RSS MiB", "rss_mib"), ("files", "files"), ("threads", "threads"))
-    ) + f"; RocksDB MiB {legs[0].rocksdb_mib} -> {legs[-1].rocksdb_mib}; parts {max(leg.parts for leg in legs)} at most"
+    kinds = {"RSS MiB": "rss_mib", "files": "files", "threads": "threads", "RocksDB MiB": "rocksdb_mib", "parts": "parts"}
+    return "; ".join(f"{kind} {' '.join(str(getattr(leg, name)) for leg in legs)}" for kind, name in kinds.items())
 
 
 def require_flat(legs: Sequence[Held]) -> None:

@@ -10,7 +10,7 @@ import signal
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import pytest
 
@@ -155,8 +155,8 @@ def held_by(case: Case) -> Held:
 
 def in_words(legs: Sequence[Held]) -> str:
     """One figure a leg, of each kind."""
-    kinds = {"RSS MiB": "rss_mib", "files": "files", "threads": "threads", "RocksDB MiB": "rocksdb_mib", "parts": "parts"}
-    return "; ".join(f"{kind} {' '.join(str(getattr(leg, name)) for leg in legs)}" for kind, name in kinds.items())
+    kinds = [one.name for one in fields(Held)]
+    return "; ".join(f"{kind} {' '.join(str(getattr(leg, kind)) for leg in legs)}" for kind in kinds)
 
 
 def require_flat(legs: Sequence[Held]) -> None:

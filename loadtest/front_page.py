@@ -29,8 +29,8 @@ ENGLISH: Final = Language(
         (
             "one worker, full topic into ClickHouse, 1 KB events, dedupe on",
             (
-                "{worker} events/s (350 bytes: {small}); {floor} of the floor, a loop that only consumes and inserts the"
-                " same bytes; {stock} times stock Faust"
+                "{worker} events/s (350 bytes: {small}); {floor} of the floor, a loop that only consumes and inserts"
+                " the same bytes; {stock} times stock Faust"
             ),
         ),
         ("produce to queryable at 100 events/s, p50 / p99", "{p50} / {p99} ms"),

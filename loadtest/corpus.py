@@ -84,7 +84,7 @@ def fill(settings: Settings, topic: str, shape: Shape, partitions: Sequence[int]
         partition = partitions[zlib.crc32(key) % len(partitions)] if partitions else ANY_PARTITION
         while True:
             try:
-                producer.produce(topic, value, key, partition, headers=envelope)
+                producer.produce(topic, value, key, partition, headers=envelope)  # type: ignore[arg-type]
                 break
             except BufferError:
                 producer.poll(0.1)

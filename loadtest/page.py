@@ -4,6 +4,7 @@
 """
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 from xml.sax.saxutils import escape
@@ -33,7 +34,7 @@ ROW_PX, LABEL_PX, BAR_PX, VALUE_PX = 26, 340, 420, 120
 
 def contest_lines(results: dict[str, Any]) -> list[tuple[str, ...]]:
     """One line a contestant and size: name, size, rate, spread, CPU, lost, doubled, our ratio to it."""
-    lines = []
+    lines: list[tuple[str, ...]] = []
     for size, found in results.get("contest", {}).items():
         if not size.isdigit():
             continue
@@ -177,7 +178,7 @@ def _most(value: float | None, goal: float) -> bool | None:
     return None if value is None else value < goal
 
 
-def markdown_table(head: tuple[str, ...], lines: list[tuple[str, ...]]) -> str:
+def markdown_table(head: tuple[str, ...], lines: Sequence[tuple[str, ...]]) -> str:
     rows = [head, tuple("---" for _ in head), *lines]
     return "\n".join("| " + " | ".join(row) + " |" for row in rows)
 

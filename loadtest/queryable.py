@@ -88,7 +88,7 @@ class Probes:
             if BUSY not in str(error):
                 raise
             return  # the next look tells
-        reached = dict(tuple(map(int, line.split())) for line in answer.splitlines())
+        reached = {int(partition): int(offset) for partition, offset in map(str.split, answer.splitlines())}
         now = time.monotonic()
         with self._lock:
             left = [probe for probe in self._waiting if reached.get(probe[0], -1) < probe[1]]
@@ -114,7 +114,11 @@ class Probes:
                 break
             sent += 1
             told = self._told(time.monotonic()) if not sent % self.every else None
-            producer.produce(TRACKING_COLLECTED.name, value, key, partition, headers=envelope, on_delivery=told)
+            producer.produce(
+                TRACKING_COLLECTED.name, value, key, partition,
+                headers=envelope,  # type: ignore[arg-type]
+                on_delivery=told,
+            )  # fmt: skip
         producer.flush(UNSEEN_S)
         self.sent = sent
 

@@ -118,6 +118,9 @@ def details_table(results: dict[str, Any]) -> str:
     lines: list[tuple[str, ...]] = []
     for count, one in results.get("state", {}).get("known", {}).items():
         lines.append(("known ids", f"{int(count):,}", f"{one['events_per_s']:,}", f"RSS {one['rss_mb']} MB"))
+    if off := results.get("failpoints"):
+        rest = f"{off['us_a_batch']} µs a batch, {off['ns_a_test']} ns a request"
+        lines.append(("failpoints, off", f"{off['tests_a_batch']} tests a batch", "", rest))
     for name in ("partitions", "tenants", "batch_rows", "event_bytes"):
         for value, one in results.get("growth", {}).get(name, {}).items():
             rest = f"{one['cpu_us']} µs CPU/event"

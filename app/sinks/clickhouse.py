@@ -35,41 +35,11 @@ INSERT_SETTINGS: Final = {
     "min_insert_block_size_bytes": str(1 << 30),
 }
 
-# Codes of ClickHouse's ErrorCodes.cpp. The first set passes by itself, or once the disk takes writes again; the second
-# speaks of the rows; all else is ours.
-RETRY_CODES: Final = frozenset(
-    {
-        3,
-        75,
-        76,
-        159,
-        164,
-        172,
-        173,
-        198,
-        202,
-        203,
-        204,
-        209,
-        210,
-        225,
-        236,
-        241,
-        242,
-        243,
-        252,
-        285,
-        286,
-        294,
-        319,
-        394,
-        424,
-        425,
-        439,
-        586,
-        745,
-        999,
-    }
+# Codes of ClickHouse's ErrorCodes.cpp: a disk that is full or takes no writes; what passes by itself; what speaks of the
+# rows. All else is ours.
+DISK_CODES: Final = frozenset({75, 76, 172, 204, 243, 294, 424, 586})
+RETRY_CODES: Final = DISK_CODES | frozenset(
+    {3, 159, 164, 173, 198, 202, 203, 209, 210, 225, 236, 241, 242, 252, 285, 286, 319, 394, 425, 439, 745, 999}
 )
 ROW_CODES: Final = frozenset(
     {6, 25, 26, 27, 32, 33, 38, 41, 53, 69, 70, 72, 117, 130, 131, 190, 321, 349, 376, 407, 441, 467, 748, 1000, 1001}

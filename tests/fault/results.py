@@ -85,7 +85,7 @@ class Results:
     def write(self, *, whole: bool, left_out: Collection[str] = (), path: Path = LATEST) -> None:
         """Write the file; a run of some cases replaces theirs and leaves the others as they were.
 
-        After a whole run its conditions stay, and the cases that were run by themselves later are named with their time.
+        After a whole run its conditions stay, and cases that were run by themselves later are named with their time.
         `left_out` are cases that a whole run of the short form does not have: their rows stay, and are named as such.
         """
         former = read(path) if path.exists() else {"cases": [], "mutants": []}

@@ -35,8 +35,8 @@ INSERT_SETTINGS: Final = {
     "min_insert_block_size_bytes": str(1 << 30),
 }
 
-# Codes of ClickHouse's ErrorCodes.cpp: a disk that is full or takes no writes; what passes by itself; what speaks of the
-# rows. All else is ours.
+# Codes of ClickHouse's ErrorCodes.cpp: a disk that is full or takes no writes; what passes by itself; what speaks of
+# the rows. All else is ours.
 DISK_CODES: Final = frozenset({75, 76, 172, 204, 243, 294, 424, 586})
 RETRY_CODES: Final = DISK_CODES | frozenset(
     {3, 159, 164, 173, 198, 202, 203, 209, 210, 225, 236, 241, 242, 252, 285, 286, 319, 394, 425, 439, 745, 999}

@@ -138,7 +138,7 @@ class ClickHouse:
     async def run(self, statement: str, **parameters: Any) -> bytes:
         """One statement, to its end."""
         async with self._post(statement, parameters) as answer:
-            found = await answer.read()
+            found: bytes = await answer.read()
             if answer.status != 200:
                 raise RuntimeError(found.decode(errors="replace")[:500])
             return found

@@ -93,6 +93,14 @@ class Arena:
         """Rows without FINAL."""
         return int(self.ask(f"SELECT count() FROM {database}.{TABLE}"))  # noqa: S608 - names of ours
 
+    def await_rows(self, database: str) -> None:
+        """Until the first row is there: whoever carries them has begun."""
+        deadline = time.monotonic() + RUN_TIMEOUT_S
+        while not self.rows(database):
+            if time.monotonic() > deadline:
+                raise RuntimeError(f"no row within {RUN_TIMEOUT_S:.0f} s; see {self.newest_log()}")
+            time.sleep(POLL_S)
+
     def check(self, database: str, distinct: int, run: Run) -> Run:
         """Count what is missing and what is there more than once."""
         counted = self.ask(

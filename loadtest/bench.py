@@ -22,7 +22,7 @@ from rich.table import Table
 
 from infra.local.ports import free_port
 from infra.local.stack import Stack
-from loadtest import contest_bench, edge_bench, growth_bench, latency_bench, page, state_bench
+from loadtest import contest_bench, edge_bench, failpoints_bench, growth_bench, latency_bench, page, state_bench
 
 RESULTS = Path(__file__).with_name("results") / "latest.json"
 PORTS = ("EDGE", "KAFKA", "POSTGRES", "CLICKHOUSE", "WORKER")
@@ -39,6 +39,7 @@ BENCHMARKS: dict[str, Callable[[Stack, dict[str, Any]], dict[str, Any]]] = {
     "latency": lambda stack, found: latency_bench.measure(stack, tell, half_load(found)),
     "edge": lambda stack, _: edge_bench.measure(stack, ROUNDS),
     "state": lambda stack, _: state_bench.measure(stack, tell, full=FULL),
+    "failpoints": lambda *_: failpoints_bench.measure(),
     "growth": lambda stack, _: growth_bench.measure(stack, tell, full=FULL),
 }
 

@@ -58,8 +58,8 @@ def conditions_text(found: dict[str, Any]) -> str:
     )
 
 
-def write(found: dict[str, Any]) -> None:
-    """Into the page."""
+def page(found: dict[str, Any]) -> str:
+    """The page, with these results in it."""
     text = PERFORMANCE.read_text(encoding="utf-8")
     made = {
         "bills": stretches_table(found),
@@ -68,7 +68,12 @@ def write(found: dict[str, Any]) -> None:
     }
     for name, content in made.items():
         text = between(text, name, content)
-    PERFORMANCE.write_text(text, encoding="utf-8")
+    return text
+
+
+def write(found: dict[str, Any]) -> None:
+    """Into the page."""
+    PERFORMANCE.write_text(page(found), encoding="utf-8")
 
 
 if __name__ == "__main__":

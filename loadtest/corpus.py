@@ -9,7 +9,8 @@ import itertools
 import random
 import time
 import uuid
-from collections.abc import Iterator
+import zlib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import orjson
@@ -26,6 +27,7 @@ QUEUE_RECORDS = 200_000
 POLL_EVERY = 1_000  # records between two looks at the producer's answers
 WAIT_S = 30.0
 POLL_S = 0.1
+ANY_PARTITION = -1  # librdkafka's own word for it: by the key
 SAMPLE = 4_096  # tenants drawn in advance, so that the skew costs nothing
 
 
@@ -47,6 +49,7 @@ class Shape:
     event_bytes: int = 1_024
     tenants: int = TENANTS
     duplicates_every: int = DUPLICATES_EVERY
+    first_tenant: int = 0  # shapes of other numbers have other tenants
     as_json: bool = False
 
 
@@ -63,8 +66,8 @@ def create(settings: Settings, topic: str, partitions: int) -> None:
     admin.create_topics([NewTopic(topic, partitions, 1)])[topic].result(WAIT_S)
 
 
-def fill(settings: Settings, topic: str, shape: Shape) -> Corpus:
-    """Produce the records of that shape and wait until the broker has them."""
+def fill(settings: Settings, topic: str, shape: Shape, partitions: Sequence[int] = ()) -> Corpus:
+    """Produce the records of that shape and wait until the broker has them; into all partitions, or some."""
     producer = Producer(
         {
             "bootstrap.servers": settings.kafka_url,
@@ -78,9 +81,10 @@ def fill(settings: Settings, topic: str, shape: Shape) -> Corpus:
     distinct = 0
     for number, (value, key, envelope, again) in enumerate(events(shape)):
         distinct += not again
+        partition = partitions[zlib.crc32(key) % len(partitions)] if partitions else ANY_PARTITION
         while True:
             try:
-                producer.produce(topic, value, key, headers=envelope)
+                producer.produce(topic, value, key, partition, headers=envelope)  # type: ignore[arg-type]
                 break
             except BufferError:
                 producer.poll(0.1)
@@ -91,10 +95,10 @@ def fill(settings: Settings, topic: str, shape: Shape) -> Corpus:
     return Corpus(topic, shape.records, distinct, shape.event_bytes)
 
 
-def skewed_tenants(count: int) -> list[str]:
+def skewed_tenants(count: int, first: int = 0) -> list[str]:
     """Tenants in the order of their events: of 50 the first has a seventh of them, the last a hundredth."""
     drawn = random.Random(count)
-    names = [str(uuid.uuid5(uuid.NAMESPACE_OID, f"bench-{number}")) for number in range(count)]
+    names = [str(uuid.uuid5(uuid.NAMESPACE_OID, f"bench-{first + number}")) for number in range(count)]
     return [names[int(drawn.random() ** 2 * count)] for _ in range(max(SAMPLE, 2 * count))]
 
 
@@ -102,7 +106,7 @@ def events(shape: Shape) -> Iterator[tuple[bytes, bytes, list[tuple[str, bytes]]
     """Value, key and headers of each record, and whether it is the one before, again."""
     schema, run = codec.schema("tracking-event"), uuid.uuid4().hex[:16]
     now = dt.datetime.now(dt.UTC)
-    tenants = itertools.cycle(skewed_tenants(shape.tenants))
+    tenants = itertools.cycle(skewed_tenants(shape.tenants, shape.first_tenant))
     filler = ""
     made: tuple[bytes, bytes, list[tuple[str, bytes]]] | None = None
     for number in range(shape.records):

@@ -22,12 +22,12 @@ from loadtest.traffic import Request, Traffic, settle
 TIMEOUT_S = 10.0  # the edge answers within 2 s whatever hangs
 
 
-@events.init_command_line_parser.add_listener
+@events.init_command_line_parser.add_listener  # type: ignore[untyped-decorator]
 def _options(parser: LocustArgumentParser) -> None:
     parser.add_argument("--plan", required=True, help="written by ./afluente load, which is the way to run this")
 
 
-@events.init.add_listener
+@events.init.add_listener  # type: ignore[untyped-decorator]
 def _prepare(environment: Environment, **_: Any) -> None:
     options = environment.parsed_options
     assert isinstance(options, Namespace)
@@ -37,7 +37,7 @@ def _prepare(environment: Environment, **_: Any) -> None:
     Business.history = Path(Business.plan.history).open("a", encoding="utf-8")  # noqa: SIM115 - until `quitting`
 
 
-@events.quitting.add_listener
+@events.quitting.add_listener  # type: ignore[untyped-decorator]
 def _finish(**_: Any) -> None:
     Business.history.close()
 
@@ -74,7 +74,7 @@ class Business(FastHttpUser):
         self._note(Outcome.INVOKED, request, request.keys)
         with self.client.post(
             self.traffic.url(request),
-            data=request.body,
+            data=request.body,  # type: ignore[arg-type]
             headers=self.traffic.headers(request),
             name=request.kind,
             catch_response=True,

@@ -35,38 +35,17 @@ INSERT_SETTINGS: Final = {
     "min_insert_block_size_bytes": str(1 << 30),
 }
 
-# Codes of ClickHouse's ErrorCodes.cpp. The first set passes by itself; the second speaks of the rows; all else is ours.
-RETRY_CODES: Final = frozenset(
-    {
-        3,
-        75,
-        159,
-        164,
-        173,
-        198,
-        202,
-        203,
-        209,
-        210,
-        225,
-        236,
-        241,
-        242,
-        243,
-        252,
-        285,
-        286,
-        319,
-        394,
-        425,
-        439,
-        745,
-        999,
-    }
+# Codes of ClickHouse's ErrorCodes.cpp: a disk that is full or takes no writes; what passes by itself; what speaks of
+# the rows. All else is ours.
+DISK_CODES: Final = frozenset({75, 76, 172, 204, 243, 294, 424, 586})
+RETRY_CODES: Final = DISK_CODES | frozenset(
+    {3, 159, 164, 173, 198, 202, 203, 209, 210, 225, 236, 241, 242, 252, 285, 286, 319, 394, 425, 439, 745, 999}
 )
 ROW_CODES: Final = frozenset(
     {6, 25, 26, 27, 32, 33, 38, 41, 53, 69, 70, 72, 117, 130, 131, 190, 321, 349, 376, 407, 441, 467, 748, 1000, 1001}
 )
+# Of a library below: what Avro and a disk that takes no writes have in common.
+LIBRARY_CODES: Final = frozenset({1000, 1001})
 
 
 class Refused(Exception):  # noqa: N818 - internal: the rows, not the server, are at fault
@@ -74,6 +53,7 @@ class Refused(Exception):  # noqa: N818 - internal: the rows, not the server, ar
 
     def __init__(self, code: int, text: str) -> None:
         super().__init__(f"code {code}: {text}")
+        self.code = code
         self.text = text
 
 
@@ -122,6 +102,8 @@ class ClickHouseSink:
         if not bad and refusal is not None:
             # The table may have been altered since it was last looked at: rows are judged by what it is now.
             self._structures.pop(table, None)
+            if refusal.code in LIBRARY_CODES and await self._parses(table, version, source, rows):
+                raise Backpressure(f"clickhouse code {refusal.code}, of none of the rows")
             bad = await self._refused(table, version, source, rows, refusal)
         good = [row for row in rows if row.offset not in bad]
         later = await self.insert(table, version, source, good, token) if good else []
@@ -131,6 +113,14 @@ class ClickHouseSink:
         """The answer to a query with bound parameters. Raises as `insert` does."""
         parameters = {"query": query, **{f"param_{name}": str(value) for name, value in given.items()}}
         return await self._request(parameters, b"", bytes_max)
+
+    async def _parses(self, table: str, version: Version, source: tuple[str, int], rows: Sequence[Row]) -> bool:
+        """Whether the server takes these rows where nothing is kept."""
+        try:
+            await self._post(table, version, container(self._containers[version.name], *source, rows), token=None)
+        except Refused:
+            return False
+        return True
 
     async def _refused(
         self, table: str, version: Version, source: tuple[str, int], rows: Sequence[Row], refusal: Refused

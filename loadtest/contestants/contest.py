@@ -7,6 +7,7 @@ import json
 import os
 import time
 from dataclasses import dataclass
+from typing import Any
 
 NUMBERS = ("records", "distinct")
 COLUMNS = ("tenant_id", "event_id", "event_type", "occurred_at", "received_at", "url", "properties")
@@ -30,15 +31,15 @@ class Contest:
     @classmethod
     def read(cls) -> "Contest":
         """From the environment, as `environ` wrote it."""
-        values = {name: os.environ[f"CONTEST_{name.upper()}"] for name in cls.__slots__ if name not in NUMBERS}
-        return cls(**values, **{name: int(os.environ[f"CONTEST_{name.upper()}"]) for name in NUMBERS})
+        values: dict[str, Any] = {name: os.environ[f"CONTEST_{name.upper()}"] for name in cls.__slots__}
+        return cls(**values | {name: int(values[name]) for name in NUMBERS})
 
     def environ(self) -> dict[str, str]:
         """What `read` reads."""
         return {f"CONTEST_{name.upper()}": str(getattr(self, name)) for name in self.__slots__}
 
     @property
-    def server(self) -> dict[str, str | int]:
+    def server(self) -> dict[str, Any]:
         """The arguments of clickhouse-connect's clients."""
         host, _, port = self.clickhouse.partition(":")
         return {"host": host, "port": int(port), "password": self.password, "database": self.database}

@@ -56,7 +56,7 @@ class Floor:
                 continue
             clock.start()
             if self.mode != "consume":
-                block = self.block([record.value() for record in found])
+                block = self.block([record.value() or b"" for record in found])
                 blocks.append(block)
             if self.mode == "both":
                 self.insert(blocks.pop())

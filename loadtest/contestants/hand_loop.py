@@ -32,7 +32,7 @@ def main() -> None:
         if not found:
             continue
         clock.start()
-        events = [orjson.loads(record.value()) for record in found]
+        events = [orjson.loads(record.value() or b"") for record in found]
         columns = [[event[name] for event in events] for name in COLUMNS]
         client.insert(contest.table, columns, column_names=COLUMNS, column_oriented=True)
         consumer.commit(asynchronous=False)

@@ -85,6 +85,7 @@ class Results:
     def write(self, *, whole: bool, left_out: Collection[str] = (), path: Path = LATEST) -> None:
         """Write the file; a run of some cases replaces theirs and leaves the others as they were.
 
+        After a whole run its conditions stay, and cases that were run by themselves later are named with their time.
         `left_out` are cases that a whole run of the short form does not have: their rows stay, and are named as such.
         """
         former = read(path) if path.exists() else {"cases": [], "mutants": []}
@@ -97,8 +98,12 @@ class Results:
         }
         cases |= {row.id: asdict(row) for row in self.rows}
         mutants |= self.caught
+        about = {**conditions(self.began, whole=whole), "kept": kept, "later": {}}
+        if not whole and former.get("conditions", {}).get("whole_run"):
+            later = {row.id: about["date"] for row in self.rows if row.verdict != NOT_RUN}
+            about = former["conditions"] | {"later": former["conditions"].get("later", {}) | later}
         document = {
-            "conditions": {**conditions(self.began, whole=whole), "kept": kept},
+            "conditions": about,
             "cases": [cases[name] for name in sorted(cases)],
             "mutants": [{"id": name, "caught_by": mutants[name]} for name in sorted(mutants)],
         }
@@ -153,10 +158,12 @@ def _conditions(found: Mapping[str, Any]) -> str:
     form = f"{found['form']} form, {'one whole run' if found['whole_run'] else 'several runs'}"
     kept = found.get("kept") or []
     older = f" From earlier runs, since the short form leaves them out: {', '.join(kept)}." if kept else ""
+    again = ", ".join(f"{name} ({date})" for name, date in sorted((found.get("later") or {}).items()))
+    later = f" Run by themselves later: {again}." if again else ""
     return (
         f"Run of {found['date']}: {form}, {found['seconds']} s, {found['cores']} cores, {found['memory_gib']} GiB, "
         f"load {found['load_at_end']}, {found['system']}, Python {found['python']}. All parts on that one machine."
-        f"{older}"
+        f"{older}{later}"
     )
 
 

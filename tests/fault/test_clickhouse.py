@@ -20,6 +20,7 @@ from tests.support.children import poll
 from tests.support.clickhouse_server import ClickHouseServer
 from tests.support.oracle import Oracle
 from tests.support.proxy import Fault, Proxy
+from tests.support.workers import Worker
 
 EVENTS_A_SECOND = 100
 BROKEN_S = 5.0
@@ -153,12 +154,12 @@ def small_disk(folder: Path) -> Iterator[bool]:
         subprocess.run(["umount", "-l", folder], check=True)
 
 
-def full_disk_case(case: Case, home: Path) -> None:
-    """A ClickHouse on that disk: fill it, send, make room, and look that everything is there."""
+@contextmanager
+def own_server(case: Case, home: Path) -> Iterator[Worker]:
+    """A ClickHouse of this case alone on that disk, with some rows in it, and the worker that writes to it."""
     server = ClickHouseServer(home)
     server.environ["AFLUENTE_CLICKHOUSE_PASSWORD"] = ""
     settings = case.stack.settings.model_copy(update={"clickhouse_url": server.url})
-    filler = home / "filler"
     try:
         server.start()
         migrate = [sys.executable, "-m", "app.migrate"]
@@ -169,14 +170,7 @@ def full_disk_case(case: Case, home: Path) -> None:
         worker = case.fleet.ensure(clickhouse_url=server.url, clickhouse_timeout_s=TIMEOUT_S)
         case.traffic.burst(300)
         case.quiet()
-        fill(filler)
-        case.traffic.burst(FLOOD_EVENTS, padding=FLOOD_BYTES)
-        poll(lambda: len(worker.lines("backpressure")) > 3, "the worker is held up")
-        assert worker.alive
-        case.fired = f"{len(worker.lines('backpressure'))} retries on a full disk of {DISK_MIB} MiB"
-        filler.unlink()
-        case.lifted()
-        case.settle()
+        yield worker
     finally:
         case.fleet.kill_all()
         server.stop(signal.SIGKILL)
@@ -194,8 +188,47 @@ def fill(filler: Path) -> None:
 
 def test_disk_full(case: Case, tmp_path: Path) -> None:
     """No room for a part: the worker holds what it has, and goes on when there is room again."""
-    with small_disk(tmp_path / "disk") as made:
-        if made:
-            full_disk_case(case, tmp_path / "disk")
-        else:
+    home = tmp_path / "disk"
+    with small_disk(home) as made:
+        if not made:
             case.not_run("needs a small file system of its own: only root may mount one")
+            return
+        with own_server(case, home) as worker:
+            fill(home / "filler")
+            case.traffic.burst(FLOOD_EVENTS, padding=FLOOD_BYTES)
+            poll(lambda: len(worker.lines("backpressure")) > 3, "the worker is held up")
+            assert worker.alive
+            case.fired = f"{len(worker.lines('backpressure'))} retries on a full disk of {DISK_MIB} MiB"
+            (home / "filler").unlink()
+            case.lifted()
+            case.settle()
+
+
+@contextmanager
+def read_only(folder: Path) -> Iterator[bool]:
+    """A folder that takes no write while the body runs, like a file system after an error; False where we may not."""
+    if os.geteuid() or subprocess.run(["mount", "--bind", folder, folder], check=False).returncode:
+        yield False
+        return
+    try:
+        subprocess.run(["mount", "-o", "remount,bind,ro", folder], check=True)
+        yield True
+    finally:
+        subprocess.run(["umount", "-l", folder], check=True)
+
+
+def test_disk_read_only(case: Case, tmp_path: Path) -> None:
+    """A disk that takes no writes is waited for: no record, and no batch of a single one, is called poison for it."""
+    with own_server(case, tmp_path) as worker:
+        with read_only(tmp_path / "clickhouse" / "store") as made:
+            if not made:
+                case.not_run("needs a mount of its own: only root may make one")
+                return
+            case.traffic.burst(1, 0, duplicates=0)
+            poll(lambda: worker.lines("backpressure"), "a single record is held up")
+            case.traffic.burst(300)
+            poll(lambda: len(worker.lines("backpressure")) > 3, "the worker is held up")
+            assert worker.alive
+            case.fired = f"{len(worker.lines('backpressure'))} retries on a disk that takes no writes"
+        case.lifted()
+        case.settle()

@@ -7,6 +7,7 @@ import httpx
 import pytest
 
 from app.batch import TP
+from app.settings import GROUP_ID
 from schemas.topics import TRACKING_COLLECTED
 from tests.fault.case import Case, short_or_full
 from tests.support.children import poll
@@ -58,6 +59,12 @@ def test_leader_killed(cluster_case: Case, cluster: Cluster) -> None:
 def test_controller_killed(cluster_case: Case, cluster: Cluster) -> None:
     """The active controller dies: another one is elected, and the partitions it led go on."""
     lose_a_broker(cluster_case, cluster, cluster.controller)
+
+
+@pytest.mark.full
+def test_coordinator_killed(cluster_case: Case, cluster: Cluster) -> None:
+    """The broker that keeps the group's commits dies under them: another one has every commit that was confirmed."""
+    lose_a_broker(cluster_case, cluster, lambda: cluster.coordinator(GROUP_ID))
 
 
 @pytest.mark.full

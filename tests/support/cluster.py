@@ -167,6 +167,11 @@ class Cluster:
         leader = told.most_common(1)[0][0]
         return next(one for one in self.brokers if one.number == leader)
 
+    def coordinator(self, group: str) -> Broker:
+        """The broker that keeps the group's members and commits."""
+        found = self.admin.describe_consumer_groups([group])[group].result(ASK_S).coordinator.id
+        return next(one for one in self.brokers if one.number == found)
+
     def await_in_sync(self, topic: str) -> None:
         """Until every replica of a topic has caught up."""
 

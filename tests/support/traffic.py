@@ -1,6 +1,7 @@
 """Events straight into Kafka, as the edge would produce them: known to the last copy, with duplicates and poison."""
 
 import asyncio
+import copy
 import random
 import threading
 import time
@@ -86,6 +87,12 @@ class Traffic:
             self._send(copies, self._poison(poisons), padding)
             self._sent += fresh
         return fresh
+
+    def alone(self, tenant: str) -> "Traffic":
+        """The events of one of the tenants, into the same history."""
+        one = copy.copy(self)
+        one.tenants, one._sent = [tenant], []
+        return one
 
     def forget(self) -> None:
         """Send no more duplicates of what was sent so far."""

@@ -9,7 +9,9 @@ import pytest
 
 from app import failpoints
 from app.settings import Settings
+from loadtest import failpoints_bench
 
+STEPS = 8  # of the loop, each with one
 ROOT = Path(__file__).resolve().parents[3]
 PROGRAM = """
 import sys
@@ -57,3 +59,17 @@ def test_a_text_that_is_no_failpoint_is_refused(tmp_path: Path, text: str) -> No
     """A fault test that silently tests nothing is worse than none."""
     with pytest.raises(ValueError, match="NAME=kill"):
         failpoints.arm(Settings(home=tmp_path, failpoints=text))
+
+
+def test_no_step_calls_a_failpoint_that_is_not_armed() -> None:
+    """What the benchmark times is all that a release pays: every call stands behind the test of the dictionary."""
+    files = [path for room in ("app", "api", "agents") for path in (ROOT / room).rglob("*.py")]
+    assert sum(failpoints_bench.guards(path) for path in files) >= STEPS
+
+
+def test_a_failpoint_without_its_test_is_seen(tmp_path: Path) -> None:
+    """A planted bare call is named with its line."""
+    bare = tmp_path / "bare.py"
+    bare.write_text('if failpoints.armed:\n    failpoints.hit("a")\nfailpoints.hit("b")\n')
+    with pytest.raises(AssertionError, match=r"\[3\]"):
+        failpoints_bench.guards(bare)

@@ -28,6 +28,10 @@ def test_a_run_of_some_cases_leaves_the_others(tmp_path: Path) -> None:
     written(path, Row("b/y", "", "", CAUGHT), whole=False, caught={"n": ["b/y"]})
     assert verdicts(path) == {"a/x": RIGHT, "b/y": CAUGHT}
     assert [one["id"] for one in read(path)["mutants"]] == ["m", "n"]
+    assert "one whole run" in markdown(read(path))
+    assert f"Run by themselves later: b/y ({read(path)['conditions']['later']['b/y']})." in markdown(read(path))
+    written(path, Row("a/x", "", "", RIGHT), Row("b/y", "", "", CAUGHT), whole=True)
+    assert "later" not in markdown(read(path))
 
 
 def test_a_whole_run_starts_anew_but_for_what_its_form_leaves_out(tmp_path: Path) -> None:

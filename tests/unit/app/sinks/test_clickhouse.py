@@ -196,6 +196,26 @@ async def test_a_block_refused_for_no_row_stops_us() -> None:
     assert server.inserted == {}
 
 
+@pytest.mark.parametrize("code", ["1000", "1001"])
+async def test_a_disk_that_takes_no_writes_makes_no_row_poison(code: str) -> None:
+    """A library's failure may be the disk's: the server is asked about the rows, one row as well as many."""
+    for count in (1, 3):
+        server = Server(COLUMNS, answers=[(500, code, "filesystem error: Read-only file system")])
+        async with serving(server) as sink:
+            with pytest.raises(Backpressure, match=f"code {code}"):
+                await sink.insert(**INSERT, rows=rows_of([False] * count), token="p:1")
+            assert server.probed == 1
+            assert await sink.insert(**INSERT, rows=rows_of([False] * count), token="p:1") == []
+
+
+async def test_a_row_that_a_library_refuses_is_poison() -> None:
+    """The same codes stay the rows' when the server refuses them where nothing is written."""
+    server = Server(COLUMNS, wrong, answers=[(500, "1001", "avro::Exception")])
+    async with serving(server) as sink:
+        refused = await sink.insert(**INSERT, rows=rows_of([False, True, False]), token="p:1")
+    assert [(offset, poison.reason) for offset, poison in refused] == [(3, "refused_by_clickhouse")]
+
+
 async def test_a_busy_server_in_the_middle_of_halving_is_backpressure() -> None:
     """The whole insert is repeated later; no row is called poison because the server was busy."""
     server = Server(COLUMNS, wrong, answers=[(400, "27", "cannot parse"), (500, "202", "too many queries")])
@@ -220,6 +240,12 @@ FAILURES: list[tuple[int, str | None, type[Exception]]] = [
     (400, "53", Refused),  # TYPE_MISMATCH
     (500, "748", Refused),  # AVRO_EXCEPTION: the end of the block was reached within a row
     (500, "69", Refused),  # ARGUMENT_OUT_OF_BOUND
+    (500, "76", Backpressure),  # CANNOT_OPEN_FILE: a disk that takes no writes, until somebody mends it
+    (500, "172", Backpressure),  # CANNOT_CREATE_DIRECTORY
+    (500, "204", Backpressure),  # CANNOT_FSYNC
+    (500, "294", Backpressure),  # CANNOT_WRITE_TO_FILE
+    (500, "424", Backpressure),  # CANNOT_LINK
+    (500, "586", Backpressure),  # CANNOT_CREATE_FILE
     (500, "202", Backpressure),  # TOO_MANY_SIMULTANEOUS_QUERIES
     (500, "241", Backpressure),  # MEMORY_LIMIT_EXCEEDED
     (500, "242", Backpressure),  # TABLE_IS_READ_ONLY

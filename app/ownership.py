@@ -166,7 +166,11 @@ class Ownership:
             loop = self._loops[tp.topic]
             loop.topic_id = topic_ids[tp.topic]
             prepared.append(self._prepare_one(loop, tp, positions[tp], earliest[tp]))
-        await asyncio.gather(*prepared)
+        # To the end of all of them: one that went on alone would admit its partition into a later generation.
+        ends = await asyncio.gather(*prepared, return_exceptions=True)
+        faults = [end for end in ends if isinstance(end, Exception)]
+        for fault in sorted(faults, key=lambda one: isinstance(one, (Fenced, InterruptedError))):
+            raise fault
 
     async def _prepare_one(self, loop: Loop, tp: TP, position: tuple[int, Range | None], earliest: int) -> None:
         applied = loop.seen.applied(tp.partition)

@@ -94,6 +94,7 @@ class Consumer(driver.Consumer):
         self.ownership = app.ownership
         self.bounds = app.bounds
         self.buffer_bytes_max = app.buffer_bytes_max
+        self._assigned: set[TP] = set()
         self._buffers: dict[TP, Accumulator] = {}
         self._in_flight: dict[TP, RecordBatch] = {}
         self._yielded_at: dict[TP, float] = {}
@@ -118,6 +119,10 @@ class Consumer(driver.Consumer):
             await asyncio.wait({self._poll})
             self._settle_poll()
         await self._thread.seek_to(tp, offset)
+        if tp not in self._assigned:
+            # While a revocation waits for us the seek still works; a buffer would outlive it, and pass over the pending
+            # range when the partition comes back.
+            raise Fenced("revoked while it was prepared")
         buffer = Accumulator(tp, self.bounds)
         if replay is not None:
             buffer.replay(*replay)
@@ -167,6 +172,7 @@ class Consumer(driver.Consumer):
     async def on_partitions_revoked(self, revoked: Iterable[Any]) -> None:
         partitions = {TP(*tp) for tp in revoked}
         # First, so that no batch starts while those in flight are waited for.
+        self._assigned -= partitions
         for tp in partitions:
             self._buffers.pop(tp, None)
             self._in_flight.pop(tp, None)
@@ -177,6 +183,7 @@ class Consumer(driver.Consumer):
 
     async def on_partitions_assigned(self, assigned: Iterable[Any], generation_id: int = 0) -> None:
         await super().on_partitions_assigned(set(assigned), generation_id)
+        self._assigned |= {TP(*tp) for tp in assigned}
         await self.ownership.assigned({TP(*tp) for tp in assigned}, generation_id)
 
     async def perform_seek(self) -> None:

@@ -143,8 +143,9 @@ class Case:
         self.results.add(replace(row, fired=self.fired))
 
     def _judge(self) -> Finding:
+        traffic = self.traffic
         return self.oracle.judge(
-            self.traffic.history, self.traffic.poison, self._dead_since, self.traffic.tenants, self.again
+            traffic.history, traffic.poison, self._dead_since, traffic.tenants, self.again, traffic.poison_copies
         )
 
     def _recover(self, check: Callable[[], None] | None = None, timeout_s: float = QUIET_S) -> tuple[float, float]:

@@ -7,7 +7,7 @@ import asyncio
 import time
 import zlib
 from collections import Counter
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
@@ -34,7 +34,7 @@ PATHS = {TRACKING: "/tracking/events", SALES: "/sales"}
 EXAMPLES_MAX = 5  # of each kind of fault and tenant
 POLL_S = 0.2
 MERGED_PARTS_MAX = 300  # a tenth of the parts at which ClickHouse begins to refuse inserts
-MERGE_S = 120.0
+MERGE_S = 120.0  # for thousands of parts, or to drop them
 SOURCES = (TRACKING_COLLECTED, GATEWAY_RECEIVED)
 DEAD = (TRACKING_COLLECTED_DLQ, GATEWAY_RECEIVED_DLQ)
 UNMERGED = {
@@ -104,7 +104,7 @@ class Oracle:
     def forget(self) -> None:
         """Empty the event tables: each part that may not be merged makes all later inserts slower."""
         for table in (TRACKING, SALES):
-            self._ask(f"TRUNCATE TABLE {self._settings.clickhouse_database}.{table}")
+            self._ask(f"TRUNCATE TABLE {self._settings.clickhouse_database}.{table}", MERGE_S)
 
     def _parts(self) -> int:
         return int(self._ask(f"SELECT count() FROM system.parts WHERE active AND table IN ('{TRACKING}', '{SALES}')"))
@@ -113,8 +113,8 @@ class Oracle:
         for table in (TRACKING, SALES):
             self._ask(f"ALTER TABLE {self._settings.clickhouse_database}.{table} {change}")
 
-    def _ask(self, query: str) -> str:
-        answer = httpx.post(self._settings.clickhouse_url, content=query, timeout=ASK_S, trust_env=False)
+    def _ask(self, query: str, timeout_s: float = ASK_S) -> str:
+        answer = httpx.post(self._settings.clickhouse_url, content=query, timeout=timeout_s, trust_env=False)
         assert answer.status_code == 200, answer.text
         return answer.text
 
@@ -222,18 +222,22 @@ class Oracle:
         dead_since: dict[TP, int],
         priced: Collection[str] = (),
         again: Collection[str] = (),
+        copies: Mapping[str, int] | None = None,
     ) -> Finding:
         """The verdict on a case: its history against the tables, its poison against the DLQs.
 
         The events of the tenants in `priced` are worth `worth(id)`: they must sum up to that. Poison in `again` is
-        of former cases and may be there once more.
+        of former cases and may be there once more; `copies` of a poison may be there too, beside the one that must.
         """
+        spare = copies or {}
 
         def is_priced(stream: Stream) -> bool:
             return stream.table == TRACKING and stream.tenant_id in priced
 
         found: list[Verdict] = verdicts(self._rows, history)
-        dead = list(self.dead(dead_since).values())
+        dead = Counter(self.dead(dead_since).values())
+        strange = {mark: n for mark, n in dead.items() if mark not in poison and mark not in again}
+        strange |= {mark: n - 1 for mark, n in dead.items() if mark in poison and n - 1 > spare.get(mark, 0)}
         return Finding(
             accepted=sum(one.accepted for one in found),
             events=sum(one.events for one in found),
@@ -241,12 +245,14 @@ class Oracle:
             missing=sum(len(one.missing) for one in found),
             duplicates=sum(one.duplicates for one in found),
             phantom=sum(len(one.phantom) for one in found),
-            dead=len(dead),
-            dead_missing=len(poison - set(dead)),
-            dead_strange=len(set(dead) - poison - set(again))
-            + sum(n - 1 for m, n in Counter(dead).items() if m in poison),
+            dead=dead.total(),
+            dead_missing=len(poison - dead.keys()),
+            dead_strange=sum(strange.values()),
             money_off=sum((self._money_off(one.stream) for one in found if is_priced(one.stream)), Decimal(0)),
-            examples=tuple(text for one in found for text in self._examples(one)),
+            examples=(
+                *(text for one in found for text in self._examples(one)),
+                *(f"{n} in the DLQ for {mark or 'no mark'}" for mark, n in [*strange.items()][:EXAMPLES_MAX]),
+            ),
         )
 
     def in_offset_order(self, stream: Stream) -> list[int]:

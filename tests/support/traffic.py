@@ -6,6 +6,7 @@ import random
 import threading
 import time
 import uuid
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
@@ -65,6 +66,7 @@ class Traffic:
     def __init__(self, channel: Channel, seed: int, tenants: int = 3) -> None:
         self.history = History()
         self.poison: set[str] = set()
+        self.poison_copies: Counter[str] = Counter()  # of a burst that was sent again, since Kafka had not answered
         self.tenants = _tenants(tenants)
         self._channel = channel
         self._schema = codec.Codec.load().schema(TRACKING_EVENT)
@@ -158,7 +160,9 @@ class Traffic:
             records.insert(self._random.randrange(len(records) + 1), one)
         by_tenant = {tenant: [e for t, e in copies if t == tenant] for tenant in {t for t, _ in copies}}
         self._note(Outcome.INVOKED, by_tenant)
+        marks = [value.decode() for one in poison for name, value in one.headers if name == MARK]
         for _ in range(self._channel.send(records) - 1):
+            self.poison_copies.update(marks)
             self._note(Outcome.UNKNOWN, by_tenant)
             self._note(Outcome.INVOKED, by_tenant)
         self._note(Outcome.ACCEPTED, by_tenant)

@@ -24,7 +24,7 @@ UNNOTICED_S = 1.0  # a p99 below this is no harm, whatever the baseline was
 BACKLOG = 1_000_000
 BURST = 5_000
 DRAIN_S = 280.0
-RSS_BYTES_MAX = 600 << 20
+RSS_BYTES_MAX = 1 << 30  # what infra/k8s asks for a worker
 SOURCES = 8
 
 

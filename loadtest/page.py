@@ -138,8 +138,13 @@ def conditions_text(results: dict[str, Any]) -> str:
     """One paragraph."""
     found = results.get("conditions", {})
     versions = ", ".join(f"{name} {number}" for name, number in found.get("versions", {}).items())
+    commits: dict[str, list[str]] = {}
+    for name, part in results.items():
+        if isinstance(part, dict) and "conditions" in part:
+            commits.setdefault(part["conditions"]["commit"], []).append(name)
+    ran = "; ".join(f"{', '.join(names)}: commit {commit}" for commit, names in commits.items())
     return (
-        f"Commit {found.get('commit')}, {found.get('cores')} cores ({found.get('processor')}), "
+        f"{ran}. {found.get('cores')} cores ({found.get('processor')}), "
         f"{found.get('memory_gib')} GiB, Python {found.get('python')}, {found.get('rounds')} interleaved rounds; "
         "medians. "
         f"Load average before: {', '.join(map(str, found.get('load_average_before', [])))}. {versions}."

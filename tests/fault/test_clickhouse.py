@@ -217,6 +217,7 @@ def read_only(folder: Path) -> Iterator[bool]:
         subprocess.run(["umount", "-l", folder], check=True)
 
 
+@pytest.mark.full
 def test_disk_read_only(case: Case, tmp_path: Path) -> None:
     """A disk that takes no writes is waited for: no record, and no batch of a single one, is called poison for it."""
     with own_server(case, tmp_path) as worker:

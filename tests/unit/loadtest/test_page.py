@@ -26,6 +26,14 @@ def test_what_was_not_measured_is_not_met() -> None:
     assert all(one.endswith("| - | not measured |") for one in page.goals_table({}).splitlines()[2:])
 
 
+def test_parts_of_other_commits_are_named() -> None:
+    """A part that was run by itself later must not pass for the rest."""
+    results = {
+        name: {"conditions": {"commit": commit}} for name, commit in (("edge", "a"), ("state", "b"), ("growth", "b"))
+    }
+    assert page.conditions_text(results).startswith("edge: commit a; state, growth: commit b. ")
+
+
 def test_a_page_without_markers_is_left_alone() -> None:
     """A table goes between its own markers and nowhere else."""
     assert page.between("text", "goals", "table") == "text"

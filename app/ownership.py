@@ -165,12 +165,21 @@ class Ownership:
         for tp in sorted(partitions):
             loop = self._loops[tp.topic]
             loop.topic_id = topic_ids[tp.topic]
-            prepared.append(self._prepare_one(loop, tp, positions[tp], earliest[tp]))
+            prepared.append(self._prepare_or_end(loop, tp, positions[tp], earliest[tp]))
         # To the end of all of them: one that went on alone would admit its partition into a later generation.
         ends = await asyncio.gather(*prepared, return_exceptions=True)
         faults = [end for end in ends if isinstance(end, Exception)]
         for fault in sorted(faults, key=lambda one: isinstance(one, (Fenced, InterruptedError))):
             raise fault
+
+    async def _prepare_or_end(self, loop: Loop, tp: TP, position: tuple[int, Range | None], earliest: int) -> None:
+        try:
+            await self._prepare_one(loop, tp, position, earliest)
+        except (Fenced, InterruptedError):
+            raise
+        except Exception:
+            self._stop_rebuilds.set()  # an unknown failure ends the process now, not after minutes of other rebuilds
+            raise
 
     async def _prepare_one(self, loop: Loop, tp: TP, position: tuple[int, Range | None], earliest: int) -> None:
         applied = loop.seen.applied(tp.partition)

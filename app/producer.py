@@ -28,6 +28,10 @@ CLOSE_S: Final = 10.0  # what `close` gives the queue to drain
 RECONNECT_MS_MAX: Final = 1_000  # back within about a second of the broker
 SOCKET_TIMEOUT_MS: Final = 10_000  # a request in flight on a dead connection; above any healthy produce
 RETRY_BACKOFF_MS_MAX: Final = 500  # a retry still fits into the delivery time of the edge
+# Without one confirmation while records wait: a client that is well is back sooner, for it gives up a dead connection
+# after SOCKET_TIMEOUT_MS and connects once a second. One was seen to confirm nothing for a minute after a frozen broker
+# had woken, while new clients of the same broker worked at once.
+SILENT_S_MAX: Final = 20.0
 
 WARN_EVERY_S: Final = 10.0  # a broker that is away fails to connect twice a second
 
@@ -122,6 +126,7 @@ class Producer:
         self._awaited: deque[_Confirmation] = deque()  # in the order of their deadlines
         self._closing = False
         self._fatal = False
+        self._silent_since: float | None = None  # the first send after the last confirmation
         self._warned_at = -WARN_EVERY_S
         self._retired: list[confluent_kafka.Producer] = []
         self._kafka = self._connect()
@@ -195,7 +200,8 @@ class Producer:
             raise NotProduced("closed", "this process is stopping")
         if self._fatal:
             self._replace()
-        deadline = self._loop.time() + self._timeout_s
+        now = self._loop.time()
+        deadline = now + self._timeout_s
         confirmation = _Confirmation(len(records), self._loop.create_future(), deadline)
         produce = self._kafka.produce
         try:
@@ -207,6 +213,8 @@ class Producer:
         except KafkaException as exception:
             raise _not_produced(exception.args[0]) from None
         self._awaited.append(confirmation)
+        if self._silent_since is None:
+            self._silent_since = now
         if self._idle:
             self._idle = False
             self._next_poll.cancel()
@@ -232,6 +240,7 @@ class Producer:
         self._kafka.purge()
         self._kafka = self._connect()
         self._fatal = False
+        self._silent_since = None
 
     def _poll(self) -> None:
         """Serves delivery reports and deadlines, and asks to be called again."""
@@ -247,7 +256,19 @@ class Producer:
         now = self._loop.time()
         awaited = self._awaited
         while awaited and (awaited[0].future.done() or awaited[0].deadline <= now):
-            awaited.popleft().expire()
+            first = awaited.popleft()
+            first.expire()
+            self._judge(first, now)
+
+    def _judge(self, ended: _Confirmation, now: float) -> None:
+        """Replace a client that says nothing for too long. What it still has is unknown, as after any timeout."""
+        if ended.future.cancelled():
+            return
+        if not ended.expired and ended.error is None:
+            self._silent_since = None
+        elif self._silent_since is not None and now - self._silent_since >= SILENT_S_MAX:
+            log.warning("kafka producer replaced", confirmed_nothing_for_s=round(now - self._silent_since, 1))
+            self._replace()
 
     def _serve_retired(self) -> None:
         for retired in list(self._retired):

@@ -7,12 +7,14 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
 from app.producer import NotProduced, Producer, Record
 from tests.support.edge_parts import Parts
 
 TOPIC = "tracking.collected"
 TIMEOUT_MS = 1_800
+REPLACED = "kafka producer replaced"
 
 
 @pytest.fixture(scope="module")
@@ -70,6 +72,29 @@ async def test_a_hanging_broker_is_reported_in_time_and_recovered_from(parts: Pa
     found = values(parts, "after-")
     assert len(found) == len(set(found))
     assert {f"after-{confirmed}-{i}" for i in range(5)} <= set(found)
+
+
+async def test_a_client_that_stays_silent_is_replaced(
+    parts: Parts, producer: Producer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A client without one confirmation for too long gives way to a new one; one that confirms is kept."""
+    monkeypatch.setattr("app.producer.SILENT_S_MAX", 2 * TIMEOUT_MS / 1000)
+    with capture_logs() as lines:
+        await _confirmed_again(producer, "well-")
+        broker = parts.processes["kafka"]
+        broker.send_signal(signal.SIGSTOP)
+        try:
+            for n in range(3):
+                with pytest.raises(NotProduced):
+                    await producer.send_many(records(f"silent{n}-", 5))
+            assert [line["event"] for line in lines].count(REPLACED) == 1
+        finally:
+            broker.send_signal(signal.SIGCONT)
+        confirmed = await _confirmed_again(producer, "new-")
+        for n in range(3):
+            await producer.send_many(records(f"kept{n}-", 1))
+    assert {f"new-{confirmed}-{i}" for i in range(5)} <= set(values(parts, "new-"))
+    assert [line["event"] for line in lines].count(REPLACED) == 1
 
 
 async def test_a_killed_broker_comes_back_to_the_same_producer(parts: Parts, producer: Producer) -> None:

@@ -100,8 +100,10 @@ class Producer:
         timeout_ms: int,
         client_id: str = "afluente",
         queue_kilobytes_max: int = QUEUE_KILOBYTES_MAX,
+        silent_s_max: float = SILENT_S_MAX,
     ) -> None:
         self._timeout_s = timeout_ms / 1000
+        self._silent_s_max = silent_s_max
         self._options: dict[str, str | int | float | bool] = {
             "bootstrap.servers": bootstrap,
             "client.id": client_id,
@@ -266,7 +268,7 @@ class Producer:
             return
         if not ended.expired and ended.error is None:
             self._silent_since = None
-        elif self._silent_since is not None and now - self._silent_since >= SILENT_S_MAX:
+        elif self._silent_since is not None and now - self._silent_since >= self._silent_s_max:
             log.warning("kafka producer replaced", confirmed_nothing_for_s=round(now - self._silent_since, 1))
             self._replace()
 

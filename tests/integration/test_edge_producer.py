@@ -74,11 +74,9 @@ async def test_a_hanging_broker_is_reported_in_time_and_recovered_from(parts: Pa
     assert {f"after-{confirmed}-{i}" for i in range(5)} <= set(found)
 
 
-async def test_a_client_that_stays_silent_is_replaced(
-    parts: Parts, producer: Producer, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_client_that_stays_silent_is_replaced(parts: Parts) -> None:
     """A client without one confirmation for too long gives way to a new one; one that confirms is kept."""
-    monkeypatch.setattr("app.producer.SILENT_S_MAX", 2 * TIMEOUT_MS / 1000)
+    producer = Producer(parts.settings.kafka_url, timeout_ms=TIMEOUT_MS, silent_s_max=2 * TIMEOUT_MS / 1000)
     with capture_logs() as lines:
         await _confirmed_again(producer, "well-")
         broker = parts.processes["kafka"]
@@ -93,6 +91,7 @@ async def test_a_client_that_stays_silent_is_replaced(
         confirmed = await _confirmed_again(producer, "new-")
         for n in range(3):
             await producer.send_many(records(f"kept{n}-", 1))
+    await producer.close()
     assert {f"new-{confirmed}-{i}" for i in range(5)} <= set(values(parts, "new-"))
     assert [line["event"] for line in lines].count(REPLACED) == 1
 

@@ -3,6 +3,7 @@
 Crash-only: what an unknown failure leaves is what SIGKILL leaves, and the pending range covers both.
 """
 
+import contextlib
 import gc
 import logging
 import os
@@ -18,15 +19,18 @@ COLLECT_AFTER = (500_000, 20, 20)
 
 def stop_loudly(logger: Any, error: BaseException) -> NoReturn:
     """Log the failure and end the process without commit, without running anything else."""
-    logger.error("unknown failure: stopping without commit", error=str(error), exc_info=error)
-    end_process(EXIT_UNKNOWN_FAILURE)
+    try:
+        logger.error("unknown failure: stopping without commit", error=str(error), exc_info=error)
+    finally:
+        end_process(EXIT_UNKNOWN_FAILURE)
 
 
 def end_process(status: int) -> NoReturn:
     """Flush the logs and exit now: no atexit, no finally, nothing that could still commit."""
     logging.shutdown()
-    sys.stdout.flush()
-    sys.stderr.flush()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):  # a log that cannot be written must not keep the process alive
+            stream.flush()
     os._exit(status)
 
 

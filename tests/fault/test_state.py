@@ -2,7 +2,9 @@
 
 import shutil
 import signal
+from pathlib import Path
 
+import pytest
 from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 
@@ -12,6 +14,7 @@ from infra.local import topics as cluster
 from schemas.topics import TRACKING_COLLECTED
 from tests.fault.case import Case
 from tests.support.children import poll
+from tests.support.failing_disk import FailingDisk
 from tests.support.workers import Worker
 
 REBUILT = "dedupe state rebuilt"
@@ -44,6 +47,29 @@ def test_state_deleted(case: Case) -> None:
     assert first_line(worker, REBUILT) < first_line(worker, "batch")
     dropped = sum(line["duplicates"] for line in worker.lines("batch"))
     assert dropped == len(old), "every old id was known, and no id of poison"
+
+
+@pytest.mark.full
+def test_state_cannot_be_written(case: Case, tmp_path: Path) -> None:
+    """Rows are in and their ids cannot be remembered: the worker stops loudly, its successor does nothing twice."""
+    fleet = case.fleet
+    fleet.kill_all()
+    try:
+        disk = FailingDisk(fleet.home / "worker", tmp_path)
+    except LookupError as error:
+        case.not_run(str(error))
+        return
+    worker = fleet.start(environ=disk.environ)
+    case.traffic.burst(300)
+    case.quiet()
+    with disk.failing():
+        case.traffic.burst(300)
+        assert worker.await_exit() == EXIT_UNKNOWN_FAILURE
+    case.fired = f"{disk.refused} writes refused; ended with {EXIT_UNKNOWN_FAILURE}"
+    assert disk.refused
+    case.lifted()
+    fleet.start()
+    case.settle()
 
 
 def test_killed_while_rebuilding(case: Case) -> None:

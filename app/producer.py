@@ -7,7 +7,7 @@ still arrive after it was raised. Whoever retries does it with the same event id
 import asyncio
 import time
 from collections import deque
-from collections.abc import Awaitable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from functools import cache
 from typing import Final, NamedTuple
 
@@ -62,10 +62,13 @@ class NotProduced(Exception):  # noqa: N818 - it names what is known: no confirm
 class _Confirmation:
     """Counts the records of one `send_many` down and settles one future, however many records there are."""
 
-    __slots__ = ("_left", "deadline", "error", "expired", "future")
+    __slots__ = ("_heard", "_left", "deadline", "error", "expired", "future")
 
-    def __init__(self, expected: int, future: "asyncio.Future[None]", deadline: float) -> None:
+    def __init__(
+        self, expected: int, future: "asyncio.Future[None]", deadline: float, heard: Callable[[], None]
+    ) -> None:
         self._left = expected
+        self._heard = heard
         self.future = future
         self.deadline = deadline
         self.error: KafkaError | None = None
@@ -75,7 +78,11 @@ class _Confirmation:
         if error is not None:
             self.error = error
         self._left -= 1
-        if self._left == 0 and not self.future.done():
+        if self._left:
+            return
+        if self.error is None:
+            self._heard()
+        if not self.future.done():
             self.future.set_result(None)
 
     def expire(self) -> None:
@@ -204,7 +211,7 @@ class Producer:
             self._replace()
         now = self._loop.time()
         deadline = now + self._timeout_s
-        confirmation = _Confirmation(len(records), self._loop.create_future(), deadline)
+        confirmation = _Confirmation(len(records), self._loop.create_future(), deadline, self._heard)
         produce = self._kafka.produce
         try:
             for topic, key, value, headers in records:
@@ -260,15 +267,15 @@ class Producer:
         while awaited and (awaited[0].future.done() or awaited[0].deadline <= now):
             first = awaited.popleft()
             first.expire()
-            self._judge(first, now)
+            if first.expired or first.error is not None:
+                self._replace_silent(now)
 
-    def _judge(self, ended: _Confirmation, now: float) -> None:
-        """Replace a client that says nothing for too long. What it still has is unknown, as after any timeout."""
-        if ended.future.cancelled():
-            return
-        if not ended.expired and ended.error is None:
-            self._silent_since = None
-        elif self._silent_since is not None and now - self._silent_since >= self._silent_s_max:
+    def _heard(self) -> None:
+        self._silent_since = None
+
+    def _replace_silent(self, now: float) -> None:
+        """Give up a client that says nothing for too long. What it still has is unknown, as after any timeout."""
+        if self._silent_since is not None and now - self._silent_since >= self._silent_s_max:
             log.warning("kafka producer replaced", confirmed_nothing_for_s=round(now - self._silent_since, 1))
             self._replace()
 

@@ -96,6 +96,23 @@ async def test_a_client_that_stays_silent_is_replaced(parts: Parts) -> None:
     assert [line["event"] for line in lines].count(REPLACED) == 1
 
 
+async def test_a_client_that_confirms_others_is_kept(parts: Parts) -> None:
+    """One send that never ends says nothing of a client that confirms those behind it."""
+    producer = Producer(parts.settings.kafka_url, timeout_ms=TIMEOUT_MS, silent_s_max=TIMEOUT_MS / 2000)
+    await _confirmed_again(producer, "first-")
+    with capture_logs() as lines:
+        lost = asyncio.ensure_future(producer.send("there.is.no.such.topic", b"tenant", b"lost", []))
+        confirmed = 0
+        while not lost.done():
+            await producer.send_many(records(f"beside{confirmed}-", 1))
+            confirmed += 1
+        with pytest.raises(NotProduced):
+            await lost
+    await producer.close()
+    assert confirmed
+    assert [line["event"] for line in lines].count(REPLACED) == 0
+
+
 async def test_a_killed_broker_comes_back_to_the_same_producer(parts: Parts, producer: Producer) -> None:
     """After kill -9 of the broker and time for everything to expire, the same producer confirms again."""
     await producer.send_many(records("alive-", 10))

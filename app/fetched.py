@@ -6,6 +6,7 @@ aiokafka's C extension makes of it, which have all that the loop reads: offset, 
 Fetching, positions, checksums and rebalances stay aiokafka's.
 """
 
+from collections.abc import Iterable
 from typing import Any
 
 from aiokafka.consumer import fetcher
@@ -71,6 +72,18 @@ class FetchResult(fetcher.FetchResult):  # type: ignore[misc]
         if max_records is None or len(found) < max_records:
             self._partition_records = None
         return found
+
+
+def queue_up(fetcher: Any, served: Iterable[Any]) -> None:
+    """Partitions that a poll has just emptied into its answer go behind those that still wait.
+
+    aiokafka serves what it fetched in the order of the fetch, each partition to its end: beside a backlog, a few
+    records of another partition would wait for megabytes of others.
+    """
+    waiting = fetcher._records  # noqa: SLF001 - its queue, an OrderedDict by partition
+    for tp in served:
+        if tp in waiting:
+            waiting.move_to_end(tp)
 
 
 def install() -> None:

@@ -32,6 +32,7 @@ log = structlog.get_logger(__name__)
 
 POLL_RECORDS_MAX = 4_000  # records decoded in one go: 20 ms of the consumer thread, so that a commit never waits longer
 POLL_S = 0.1  # longest wait of one poll: bounds how late a freed partition is polled again
+FETCH_ANSWER_BYTES_MAX = 8 << 20  # of all partitions: whose records come next waits for the whole answer
 FETCH_WAIT_MS = 100  # the broker's long poll; Faust's 1500 would delay a partition freed in between
 
 STALE = (CommitFailedError, IllegalGenerationError, IllegalStateError, RebalanceInProgressError, UnknownMemberIdError)
@@ -49,7 +50,9 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
 
     def _create_worker_consumer(self, transport: Any) -> aiokafka.AIOKafkaConsumer:
         consumer = super()._create_worker_consumer(transport)
-        consumer._fetch_max_wait_ms = FETCH_WAIT_MS  # noqa: SLF001 - Faust hard-codes it and gives no setting
+        # Faust hard-codes the one, does not know the other, and gives no setting.
+        consumer._fetch_max_wait_ms = FETCH_WAIT_MS  # noqa: SLF001
+        consumer._fetch_max_bytes = FETCH_ANSWER_BYTES_MAX  # noqa: SLF001
         return consumer
 
     async def poll(self, partitions: set[TP]) -> Mapping[TP, list[Any]]:
@@ -57,6 +60,12 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
         wanted: Any = partitions
         found: Any = await self.getmany(wanted, POLL_S)
         return {TP(*tp): records for tp, records in found.items()}
+
+    async def _fetch_records(self, consumer: Any, *args: Any, **kwargs: Any) -> Any:
+        """In the consumer's own thread: what the fetcher has at hand."""
+        found = await super()._fetch_records(consumer, *args, **kwargs)
+        fetched.queue_up(consumer._fetcher, found)  # noqa: SLF001 - aiokafka lets nobody ask for an order
+        return found
 
     async def seek_to(self, tp: TP, offset: int) -> None:
         """Set the fetch position. Raises Fenced when the partition is not assigned."""

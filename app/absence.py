@@ -12,8 +12,11 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Final
 
 import numpy as np
+import structlog
 
 from app.bloom import Bloom
+
+log = structlog.get_logger(__name__)
 
 CAPACITY_MIN: Final = 65_536  # ids: 100 KB a partition
 ROOM: Final = 2  # times the ids that are there: as many again come before it is made anew
@@ -105,10 +108,11 @@ class Absence:
         coming.made = self._makers.submit(self._fill, partition, coming)
 
     def _fill(self, partition: int, coming: _Filter) -> None:
-        began = time.monotonic()
+        began = at = time.monotonic()
         for ids in self._stored(partition):
             coming.add(ids)
             # As long again as it took: the loop shares the interpreter with this thread.
-            if coming.stop.wait(time.monotonic() - began):
+            if coming.stop.wait(time.monotonic() - at):
                 return
-            began = time.monotonic()
+            at = time.monotonic()
+        log.info("bloom filter made", partition=partition, ids=coming.bloom.count, seconds=round(at - began, 2))

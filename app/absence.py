@@ -19,7 +19,7 @@ from app.bloom import Bloom
 log = structlog.get_logger(__name__)
 
 CAPACITY_MIN: Final = 65_536  # ids: 100 KB a partition
-ROOM: Final = 2  # times the ids that are there: as many again come before it is made anew
+ROOM_MAX: Final = 2_000_000  # ids: as many as are there may come before it is made anew, but not more than these
 CAPACITY_MAX: Final = 32_000_000  # ids: 51 MB a partition; what is larger goes without
 
 
@@ -100,7 +100,7 @@ class Absence:
         return whole
 
     def _make(self, partition: int, ids: int) -> None:
-        capacity = max(CAPACITY_MIN, ids * ROOM)
+        capacity = max(CAPACITY_MIN, ids + min(ids, ROOM_MAX))
         if capacity > CAPACITY_MAX:
             self._whole.pop(partition, None)
             return

@@ -33,8 +33,8 @@ SECONDS = struct.Struct(">q")
 EXPIRED_BATCHES_MAX = 2
 
 # One RocksDB a partition: these are small so that dozens of partitions fit one worker.
-BLOCK_CACHE_BYTES = 8 << 20
-WRITE_BUFFER_BYTES = 8 << 20
+BLOCK_CACHE_BYTES = 4 << 20
+WRITE_BUFFER_BYTES = 4 << 20
 WRITE_BUFFERS = 2
 OPEN_FILES_MAX = 64
 BLOOM_BITS = 10  # 1 % false positives: a new id almost never reads the disk

@@ -51,7 +51,7 @@ class Figures:
     replicas: int = 3
     retention_hours: float = 168
     batch_rows: float = 50_000  # AFLUENTE_BATCH_ROWS_MAX
-    batch_bytes: float = 16 << 20  # AFLUENTE_BATCH_BYTES_MAX
+    batch_bytes: float = 12 << 20  # AFLUENTE_BATCH_BYTES_MAX
     node_parts_per_s: float = 20  # new parts of a table a node merges away without falling behind
     window_hours: float = 72  # AFLUENTE_DEDUPE_WINDOW_HOURS
     id_bytes: float = 48  # of a known id on disk: key 16, offset 8, index of its batch 16, filter and blocks

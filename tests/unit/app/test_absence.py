@@ -112,7 +112,17 @@ def test_ids_that_left_make_no_filter_larger(monkeypatch: pytest.MonkeyPatch) ->
         table.ids = OTHERS[start : start + 100]
         assert found.settle(0)
     assert table.reads > 10
-    assert found._whole[0].bloom.capacity <= 100 * absence.ROOM * 2
+    assert found._whole[0].bloom.capacity <= 100 * 2 * 2
+
+
+def test_room_to_grow_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A large table's filter is not made for twice its ids: memory that may never be used."""
+    monkeypatch.setattr(absence, "CAPACITY_MIN", 50)
+    monkeypatch.setattr(absence, "ROOM_MAX", 70)
+    found = Table(IDS).absence()
+    found.perhaps(0, IDS)
+    assert found.settle(0)
+    assert found._whole[0].bloom.capacity == len(IDS) + 70
 
 
 def test_a_table_too_large_goes_without(monkeypatch: pytest.MonkeyPatch) -> None:

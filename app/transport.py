@@ -32,7 +32,6 @@ log = structlog.get_logger(__name__)
 
 POLL_RECORDS_MAX = 4_000  # records decoded in one go: 20 ms of the consumer thread, so that a commit never waits longer
 POLL_S = 0.1  # longest wait of one poll: bounds how late a freed partition is polled again
-FETCH_ANSWER_BYTES_MAX = 8 << 20  # of all partitions: whose records come next waits for the whole answer
 FETCH_WAIT_MS = 100  # the broker's long poll; Faust's 1500 would delay a partition freed in between
 
 STALE = (CommitFailedError, IllegalGenerationError, IllegalStateError, RebalanceInProgressError, UnknownMemberIdError)
@@ -50,9 +49,7 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
 
     def _create_worker_consumer(self, transport: Any) -> aiokafka.AIOKafkaConsumer:
         consumer = super()._create_worker_consumer(transport)
-        # Faust hard-codes the one, does not know the other, and gives no setting.
-        consumer._fetch_max_wait_ms = FETCH_WAIT_MS  # noqa: SLF001
-        consumer._fetch_max_bytes = FETCH_ANSWER_BYTES_MAX  # noqa: SLF001
+        consumer._fetch_max_wait_ms = FETCH_WAIT_MS  # noqa: SLF001 - Faust hard-codes it and gives no setting
         return consumer
 
     async def poll(self, partitions: set[TP]) -> Mapping[TP, list[Any]]:

@@ -28,6 +28,7 @@ TITLES = {
     "consume_alone": "consume alone",
     "insert_alone": "insert alone",
 }
+RESTART_KNOWN = "10000000"  # the ids that a restart's goal is about
 EDGE_RSS_MB = 512  # what the Kubernetes manifest gives an edge
 ROW_PX, LABEL_PX, BAR_PX, VALUE_PX = 26, 340, 420, 120
 
@@ -68,6 +69,7 @@ def goals_table(results: dict[str, Any]) -> str:
     fresh = results.get("growth", {}).get("backlog", {}).get("fresh", {})
     known = list(state.get("known", {}).values())
     last = known[-1] if known else {}
+    restarted = state.get("known", {}).get(RESTART_KNOWN, last)
     rows: list[tuple[str, Any, str, bool | None]] = [
         ("vs stock Faust, at least 20x", ratios.get("stock_faust"), "x", _least(ratios.get("stock_faust"), 20)),
         ("vs the hand-written loop, at least 2x", ratios.get("hand_loop"), "x", _least(ratios.get("hand_loop"), 2)),
@@ -79,10 +81,10 @@ def goals_table(results: dict[str, Any]) -> str:
         ("most known ids vs fewest, at least 0.7x", state.get("ratio_last_to_first"), "x",
          _least(state.get("ratio_last_to_first"), 0.7)),
         ("worker RSS under 600 MB", last.get("rss_mb"), " MB", _most(last.get("rss_mb"), 600)),
-        ("restart, state on disk: first row under 3 s", last.get("restart_to_first_row_s"), " s",
-         _most(last.get("restart_to_first_row_s"), 3)),
-        ("rebuild of lost state, 500,000 ids/s", last.get("rebuilt_ids_per_s"), " ids/s",
-         _least(last.get("rebuilt_ids_per_s"), 500_000)),
+        ("restart, 10 million ids on disk: first row under 3 s", restarted.get("restart_to_first_row_s"), " s",
+         _most(restarted.get("restart_to_first_row_s"), 3)),
+        ("rebuild of lost state, 500,000 ids/s", restarted.get("rebuilt_ids_per_s"), " ids/s",
+         _least(restarted.get("rebuilt_ids_per_s"), 500_000)),
         ("queryable at half load, p50 under 0.5 s", half.get("p50_s"), " s", _most(half.get("p50_s"), 0.5)),
         ("queryable at half load, p99 under 2 s", half.get("p99_s"), " s", _most(half.get("p99_s"), 2)),
         ("queryable at 100 events/s, p99 under 1.2 s", trickle.get("p99_s"), " s", _most(trickle.get("p99_s"), 1.2)),
@@ -117,7 +119,10 @@ def details_table(results: dict[str, Any]) -> str:
     """State, growth and backlog, one line a point."""
     lines: list[tuple[str, ...]] = []
     for count, one in results.get("state", {}).get("known", {}).items():
-        lines.append(("known ids", f"{int(count):,}", f"{one['events_per_s']:,}", f"RSS {one['rss_mb']} MB"))
+        rest = f"RSS {one['rss_mb']} MB; restart {one['restart_to_first_row_s']} s"
+        if "starting_rows_per_s" in one:
+            rest += f"; the first {one['filters_made_s']} s, without filters, {one['starting_rows_per_s']:,} rows/s"
+        lines.append(("known ids", f"{int(count):,}", f"{one['events_per_s']:,}", rest))
     if off := results.get("failpoints"):
         rest = f"{off['us_a_batch']} µs a batch, {off['ns_a_test']} ns a request"
         lines.append(("failpoints, off", f"{off['tests_a_batch']} tests a batch", "", rest))
